@@ -1,0 +1,5 @@
+//! orlop, a crates.io mirror that a lab installs and forgets.
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::indexing_slicing, clippy::string_slice, clippy::panic)
+)]
