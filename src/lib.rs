@@ -1,5 +1,13 @@
 //! orlop, a crates.io mirror that a lab installs and forgets.
 #![cfg_attr(
     not(test),
-    warn(clippy::unwrap_used, clippy::indexing_slicing, clippy::string_slice, clippy::panic)
+    warn(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::panic
+    )
 )]
+
+pub mod metrics;
+pub mod registry;

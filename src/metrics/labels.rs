@@ -1,0 +1,122 @@
+//! The label values of every series, as types: a label that is not listed here cannot be exported.
+
+/// Declares an enum whose variants are the values of one label, in the order of export.
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$value_doc])* $variant,)+
+        }
+
+        impl $name {
+            /// Every value, in the order of export.
+            pub const ALL: &'static [$name] = &[$($name::$variant,)+];
+
+            /// The value as Prometheus sees it.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $($name::$variant => $text,)+
+                }
+            }
+        }
+    };
+}
+
+label! {
+    /// What a request was for.
+    Endpoint {
+        /// An index file.
+        Index = "index",
+        /// `config.json`.
+        Config = "config",
+        /// A crate's file.
+        Download = "download",
+        /// `cargo search`.
+        Search = "search",
+        /// The status page and its parts.
+        Status = "status",
+        /// The metrics themselves.
+        Metrics = "metrics",
+        /// `healthz` and `readyz`.
+        Health = "health",
+        /// All else: refused writes, unknown paths.
+        Other = "other",
+    }
+}
+
+label! {
+    /// The protocol that a request came by.
+    Protocol {
+        /// HTTP/1.0 and 1.1.
+        H1 = "h1",
+        /// HTTP/2, by prior knowledge or upgrade.
+        H2 = "h2",
+    }
+}
+
+label! {
+    /// How a connection came to its protocol.
+    Arrival {
+        /// HTTP/1.1.
+        H1 = "h1",
+        /// HTTP/2 by prior knowledge.
+        H2 = "h2",
+        /// HTTP/2 by the upgrade that cargo offers.
+        Upgrade = "h2c_upgrade",
+    }
+}
+
+label! {
+    /// What a cache was asked for, and what upstream was asked for.
+    Kind {
+        /// An index file.
+        Index = "index",
+        /// A crate's file.
+        Crate = "crate",
+        /// `config.json` of upstream.
+        Config = "config",
+    }
+}
+
+label! {
+    /// Where an answer came from.
+    CacheResult {
+        /// A ready answer in memory.
+        Hot = "hot",
+        /// The store, fresh.
+        Hit = "hit",
+        /// Upstream, because it was not here.
+        Miss = "miss",
+        /// The store, after upstream said that nothing changed.
+        Revalidated = "revalidated",
+        /// The store, too old, because upstream could not be asked.
+        Stale = "stale",
+        /// Nowhere: upstream does not have it.
+        Negative = "negative",
+    }
+}
+
+label! {
+    /// How one request to upstream ended.
+    Outcome {
+        /// A whole answer.
+        Ok = "ok",
+        /// Nothing changed.
+        NotModified = "not_modified",
+        /// Upstream does not have it (404, 410, 451).
+        NotFound = "not_found",
+        /// No connection: refused, or the name did not resolve.
+        Refused = "refused",
+        /// No byte for too long.
+        Timeout = "timeout",
+        /// The connection broke, or the answer was no HTTP.
+        Transport = "transport",
+        /// A status that says that upstream is in trouble (429, 5xx) or denies us.
+        Status = "status",
+        /// The bytes were not what the index promises, or no index file.
+        Mismatch = "mismatch",
+        /// Not sent: the breaker was open.
+        Breaker = "breaker",
+    }
+}

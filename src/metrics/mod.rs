@@ -1,0 +1,390 @@
+//! Every series, declared once; the doc comment is the help text. Hides prometheus: no other room names it.
+//!
+//! Counters move when things happen, through the methods here. Gauges are read off their owners
+//! at scrape time and come in as [`Gauges`]: nothing keeps a second copy of a number.
+//!
+//! No crate name, address or token is ever a label: the number of series does not grow with use.
+
+mod labels;
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, Opts, Registry, TextEncoder,
+};
+
+pub use labels::{Arrival, CacheResult, Endpoint, Kind, Outcome, Protocol};
+
+/// Buckets of request durations, in seconds. A ready answer takes tens of microseconds, a stored
+/// crate about one millisecond, a fetch from upstream up to cargo's limit of 30 s: each decade
+/// between has two steps, so that a quantile is never off by more than a factor of about three.
+const DURATION_BUCKETS_SECONDS: &[f64] = &[
+    0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0,
+];
+
+/// Declares [`Metrics`]: for each series its help (the doc comment), type, name and labels.
+macro_rules! series {
+    ($($(#[doc = $help:literal])+ $field:ident: $kind:ident($name:literal $(, $label:literal)*);)+) => {
+        /// Every series that orlop exports and counts by itself.
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[doc = $help])+ $field: $kind,)+
+        }
+
+        impl Metrics {
+            fn declare() -> Result<Metrics, prometheus::Error> {
+                let registry = Registry::new();
+                $(
+                    let $field = series!(@new $kind, $name, concat!($($help),+).trim(), &[$($label),*]);
+                    registry.register(Box::new($field.clone()))?;
+                )+
+                Ok(Metrics { registry, $($field,)+ })
+            }
+        }
+    };
+    (@new IntCounterVec, $name:literal, $help:expr, $labels:expr) => {
+        IntCounterVec::new(Opts::new($name, $help), $labels)?
+    };
+    (@new HistogramVec, $name:literal, $help:expr, $labels:expr) => {
+        HistogramVec::new(
+            HistogramOpts::new($name, $help).buckets(DURATION_BUCKETS_SECONDS.to_vec()),
+            $labels,
+        )?
+    };
+    (@new IntCounter, $name:literal, $help:expr, $labels:expr) => {
+        IntCounter::with_opts(Opts::new($name, $help))?
+    };
+    (@new IntGauge, $name:literal, $help:expr, $labels:expr) => {
+        IntGauge::with_opts(Opts::new($name, $help))?
+    };
+    (@new Gauge, $name:literal, $help:expr, $labels:expr) => {
+        Gauge::with_opts(Opts::new($name, $help))?
+    };
+}
+
+series! {
+    /// Requests answered, by what they were for, the protocol and the status.
+    http_requests: IntCounterVec("orlop_http_requests_total", "endpoint", "protocol", "status");
+    /// Time from a request's head to the head of its answer.
+    http_duration: HistogramVec("orlop_http_request_duration_seconds", "endpoint");
+    /// Bytes of answer bodies handed to clients.
+    http_body_bytes: IntCounterVec("orlop_http_response_bytes_total", "endpoint");
+    /// Connections accepted, by how they came to their protocol.
+    connections: IntCounterVec("orlop_connections_total", "protocol");
+    /// Connections open now.
+    connections_open: IntGauge("orlop_connections_open");
+    /// Connections turned away because too many were open.
+    connections_refused: IntCounter("orlop_connections_refused_total");
+    /// Answers by where they came from.
+    cache_results: IntCounterVec("orlop_cache_results_total", "kind", "result");
+    /// Requests to upstream, by how they ended.
+    upstream_requests: IntCounterVec("orlop_upstream_requests_total", "kind", "outcome");
+    /// Time of a request to upstream until its last byte, or until it failed.
+    upstream_duration: HistogramVec("orlop_upstream_request_duration_seconds", "kind");
+    /// Bytes of bodies received from upstream, as they came out of transfer encoding.
+    upstream_bytes: IntCounterVec("orlop_upstream_received_bytes_total", "kind");
+    /// 1 while the breaker keeps requests from upstream, else 0.
+    breaker_open: IntGauge("orlop_upstream_breaker_open");
+    /// Files that were not what the index promises: wrong checksum, short or over-long. None was kept.
+    mismatches: IntCounter("orlop_store_mismatches_total");
+    /// Crates whose index entry is in the store.
+    names: IntGauge("orlop_store_names");
+    /// Crate files in the store.
+    blobs: IntGauge("orlop_store_blobs");
+    /// Bytes of the crate files in the store.
+    blob_bytes: IntGauge("orlop_store_blob_bytes");
+    /// Bytes free for orlop in the file system of the store, its reserve already taken off.
+    free_bytes: IntGauge("orlop_store_free_bytes");
+    /// 1 while the store takes writes; 0 when the disk is full or a write failed.
+    writable: IntGauge("orlop_store_writable");
+    /// Ready answers held in memory, in bytes.
+    hot_bytes: IntGauge("orlop_hot_cache_bytes");
+    /// 1, with the version of the program as a label.
+    build_info: IntCounterVec("orlop_build_info", "version");
+    /// Time since the program was started.
+    uptime: Gauge("orlop_uptime_seconds");
+}
+
+/// What is read off its owner when the metrics are scraped.
+#[derive(Debug, Clone, Default)]
+pub struct Gauges {
+    /// Connections open now.
+    pub connections_open: u64,
+    /// Connections accepted since the start, by arrival.
+    pub connections: Vec<(Arrival, u64)>,
+    /// Connections turned away since the start.
+    pub connections_refused: u64,
+    /// Whether the breaker is open.
+    pub breaker_open: bool,
+    /// Names in the store.
+    pub names: u64,
+    /// Blobs in the store.
+    pub blobs: u64,
+    /// Bytes of the blobs in the store.
+    pub blob_bytes: u64,
+    /// Bytes that may still be written.
+    pub free_bytes: u64,
+    /// Whether the store takes writes.
+    pub writable: bool,
+    /// Bytes of ready answers.
+    pub hot_bytes: u64,
+    /// Time since the start.
+    pub uptime: Duration,
+}
+
+impl Metrics {
+    /// A set of series, all at zero.
+    ///
+    /// # Errors
+    /// Only if a series is declared twice or wrongly, which a test of this room would have shown.
+    pub fn new() -> Result<Metrics, InvalidSeries> {
+        let metrics = Metrics::declare().map_err(InvalidSeries)?;
+        #[cfg(target_os = "linux")]
+        metrics
+            .registry
+            .register(Box::new(
+                prometheus::process_collector::ProcessCollector::for_self(),
+            ))
+            .map_err(InvalidSeries)?;
+        metrics.start_at_zero();
+        Ok(metrics)
+    }
+
+    /// Exports every pair of labels from the start, so that a rate over the first event is right.
+    fn start_at_zero(&self) {
+        for endpoint in Endpoint::ALL {
+            drop(self.http_duration.with_label_values(&[endpoint.as_str()]));
+            drop(self.http_body_bytes.with_label_values(&[endpoint.as_str()]));
+        }
+        for arrival in Arrival::ALL {
+            drop(self.connections.with_label_values(&[arrival.as_str()]));
+        }
+        for kind in Kind::ALL {
+            drop(self.upstream_duration.with_label_values(&[kind.as_str()]));
+            drop(self.upstream_bytes.with_label_values(&[kind.as_str()]));
+            for outcome in Outcome::ALL {
+                drop(
+                    self.upstream_requests
+                        .with_label_values(&[kind.as_str(), outcome.as_str()]),
+                );
+            }
+        }
+        for kind in [Kind::Index, Kind::Crate] {
+            for result in CacheResult::ALL {
+                drop(
+                    self.cache_results
+                        .with_label_values(&[kind.as_str(), result.as_str()]),
+                );
+            }
+        }
+        self.build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .inc();
+    }
+
+    /// Counts an answered request. `duration` runs to the head of the answer.
+    pub fn request(&self, endpoint: Endpoint, protocol: Protocol, status: u16, duration: Duration) {
+        let mut digits = [0; 3];
+        let labels = [
+            endpoint.as_str(),
+            protocol.as_str(),
+            status_text(status, &mut digits),
+        ];
+        self.http_requests.with_label_values(&labels).inc();
+        self.http_duration
+            .with_label_values(&labels[..1])
+            .observe(duration.as_secs_f64());
+    }
+
+    /// Counts bytes of an answer's body that were handed to a client.
+    pub fn response_bytes(&self, endpoint: Endpoint, bytes: u64) {
+        self.http_body_bytes
+            .with_label_values(&[endpoint.as_str()])
+            .inc_by(bytes);
+    }
+
+    /// The counters of one kind of request, looked up once: for the path that answers from memory.
+    pub fn ready(
+        &self,
+        endpoint: Endpoint,
+        kind: Kind,
+        protocol: Protocol,
+        status: u16,
+    ) -> ReadyCounters {
+        let mut digits = [0; 3];
+        ReadyCounters {
+            requests: self.http_requests.with_label_values(&[
+                endpoint.as_str(),
+                protocol.as_str(),
+                status_text(status, &mut digits),
+            ]),
+            duration: self.http_duration.with_label_values(&[endpoint.as_str()]),
+            bytes: self.http_body_bytes.with_label_values(&[endpoint.as_str()]),
+            hot: self
+                .cache_results
+                .with_label_values(&[kind.as_str(), CacheResult::Hot.as_str()]),
+        }
+    }
+
+    /// Counts where an answer came from.
+    pub fn cache(&self, kind: Kind, result: CacheResult) {
+        self.cache_results
+            .with_label_values(&[kind.as_str(), result.as_str()])
+            .inc();
+    }
+
+    /// Counts one request to upstream; `duration` runs to the last byte, or to the failure.
+    pub fn upstream(&self, kind: Kind, outcome: Outcome, duration: Duration) {
+        self.upstream_requests
+            .with_label_values(&[kind.as_str(), outcome.as_str()])
+            .inc();
+        if outcome != Outcome::Breaker {
+            self.upstream_duration
+                .with_label_values(&[kind.as_str()])
+                .observe(duration.as_secs_f64());
+        }
+    }
+
+    /// Counts bytes received from upstream.
+    pub fn upstream_bytes(&self, kind: Kind, bytes: u64) {
+        self.upstream_bytes
+            .with_label_values(&[kind.as_str()])
+            .inc_by(bytes);
+    }
+
+    /// Counts a file that was not what the index promises.
+    pub fn mismatch(&self) {
+        self.mismatches.inc();
+    }
+
+    /// The whole text of a scrape, in the Prometheus exposition format 0.0.4.
+    pub fn render(&self, gauges: &Gauges) -> String {
+        self.set(gauges);
+        let mut text = Vec::new();
+        let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        if let Err(error) = encoded {
+            tracing::error!(%error, "could not write the metrics as text");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    fn set(&self, gauges: &Gauges) {
+        self.connections_open.set(as_gauge(gauges.connections_open));
+        for (arrival, count) in &gauges.connections {
+            raise(
+                &self.connections.with_label_values(&[arrival.as_str()]),
+                *count,
+            );
+        }
+        raise(&self.connections_refused, gauges.connections_refused);
+        self.breaker_open.set(i64::from(gauges.breaker_open));
+        self.names.set(as_gauge(gauges.names));
+        self.blobs.set(as_gauge(gauges.blobs));
+        self.blob_bytes.set(as_gauge(gauges.blob_bytes));
+        self.free_bytes.set(as_gauge(gauges.free_bytes));
+        self.writable.set(i64::from(gauges.writable));
+        self.hot_bytes.set(as_gauge(gauges.hot_bytes));
+        self.uptime.set(gauges.uptime.as_secs_f64());
+    }
+}
+
+/// The counters that one kind of ready answer moves.
+#[derive(Debug, Clone)]
+pub struct ReadyCounters {
+    requests: IntCounter,
+    duration: Histogram,
+    bytes: IntCounter,
+    hot: IntCounter,
+}
+
+impl ReadyCounters {
+    /// Counts one answer from memory with a body of so many bytes.
+    pub fn answered(&self, bytes: u64, duration: Duration) {
+        self.requests.inc();
+        self.hot.inc();
+        self.bytes.inc_by(bytes);
+        self.duration.observe(duration.as_secs_f64());
+    }
+}
+
+/// Brings a counter up to a total that its owner keeps.
+fn raise(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}
+
+fn as_gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Writes a status as text without allocating.
+fn status_text(status: u16, digits: &mut [u8; 3]) -> &str {
+    let status = status.min(999);
+    for (digit, place) in digits.iter_mut().zip([100, 10, 1]) {
+        *digit = b'0'.saturating_add(u8::try_from(status / place % 10).unwrap_or(0));
+    }
+    std::str::from_utf8(digits).unwrap_or("000")
+}
+
+/// A series is declared wrongly.
+#[derive(Debug, thiserror::Error)]
+#[error("could not declare the metrics")]
+pub struct InvalidSeries(#[source] prometheus::Error);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pair_of_labels_is_exported_from_the_start() {
+        let text = Metrics::new()
+            .expect("declared well")
+            .render(&Gauges::default());
+        assert!(
+            text.contains("orlop_upstream_requests_total{kind=\"crate\",outcome=\"mismatch\"} 0\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("orlop_cache_results_total{kind=\"index\",result=\"stale\"} 0\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("# HELP orlop_store_blobs Crate files in the store.\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_is_counted_is_exported() {
+        let metrics = Metrics::new().expect("declared well");
+        metrics.request(
+            Endpoint::Index,
+            Protocol::H2,
+            304,
+            Duration::from_micros(50),
+        );
+        let ready = metrics.ready(Endpoint::Index, Kind::Index, Protocol::H2, 304);
+        ready.answered(7, Duration::from_micros(50));
+        let gauges = Gauges {
+            connections: vec![(Arrival::Upgrade, 3)],
+            ..Gauges::default()
+        };
+        drop(metrics.render(&gauges));
+        let text = metrics.render(&gauges);
+        for line in [
+            "orlop_http_requests_total{endpoint=\"index\",protocol=\"h2\",status=\"304\"} 2\n",
+            "orlop_http_request_duration_seconds_bucket{endpoint=\"index\",le=\"0.0001\"} 2\n",
+            "orlop_cache_results_total{kind=\"index\",result=\"hot\"} 1\n",
+            "orlop_connections_total{protocol=\"h2c_upgrade\"} 3\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
+    }
+
+    #[test]
+    fn a_status_is_three_digits() {
+        assert_eq!(status_text(200, &mut [0; 3]), "200");
+        assert_eq!(status_text(u16::MAX, &mut [0; 3]), "999");
+    }
+}
