@@ -89,6 +89,8 @@ series! {
     breaker_open: IntGauge("orlop_upstream_breaker_open");
     /// Files that were not what the index promises: wrong checksum, short or over-long. None was kept.
     mismatches: IntCounter("orlop_store_mismatches_total");
+    /// Stored files found damaged when they were to be served. They are fetched again.
+    damaged_blobs: IntCounter("orlop_store_damaged_blobs_total");
     /// Crates whose index entry is in the store.
     names: IntGauge("orlop_store_names");
     /// Crate files in the store.
@@ -257,6 +259,11 @@ impl Metrics {
     /// Counts a file that was not what the index promises.
     pub fn mismatch(&self) {
         self.mismatches.inc();
+    }
+
+    /// Counts a stored file that is no longer what it was.
+    pub fn damaged_blob(&self) {
+        self.damaged_blobs.inc();
     }
 
     /// The whole text of a scrape, in the Prometheus exposition format 0.0.4.

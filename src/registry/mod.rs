@@ -5,6 +5,7 @@
 //! and as a piece of a path.
 
 pub mod checksum;
+pub mod client;
 pub mod entry;
 pub mod layout;
 pub mod name;

@@ -1,0 +1,69 @@
+//! What cargo's users write into their configuration to reach a mirror.
+
+/// The cargo configuration for a mirror whose clients reach it at `base` (no slash at its end).
+///
+/// `replace-with` names a registry and not a bare `[source.orlop]`: cargo follows it there, and
+/// `cargo search` and `cargo info`, which work with registries only, find it under
+/// `--registry orlop`. `registry.default` is left alone: with it, `cargo add` writes
+/// `registry = "orlop"` into manifests that others read.
+///
+/// ```
+/// let text = orlop::registry::client::client_config("http://mirror.lab:8080");
+/// assert!(text.contains("index = \"sparse+http://mirror.lab:8080/index/\""));
+/// ```
+pub fn client_config(base: &str) -> String {
+    let base = escaped(base.trim_end_matches('/'));
+    format!(
+        "\
+# For $CARGO_HOME/config.toml, usually ~/.cargo/config.toml
+[source.crates-io]
+replace-with = \"orlop\"
+
+[registries.orlop]
+index = \"sparse+{base}/index/\"
+"
+    )
+}
+
+/// The base comes from a setting or from the Host of a request, and people paste the result: what
+/// could end the string is written as a URL writes it.
+fn escaped(base: &str) -> String {
+    let mut text = String::with_capacity(base.len());
+    for letter in base.chars() {
+        match letter {
+            '"' => text.push_str("%22"),
+            '\\' => text.push_str("%5C"),
+            control if control.is_control() => {}
+            other => text.push(other),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index_of(base: &str) -> String {
+        let table: toml::Table = client_config(base).parse().expect("TOML");
+        let replaced = table["source"]["crates-io"]["replace-with"].as_str();
+        assert_eq!(replaced, Some("orlop"));
+        let index = table["registries"]["orlop"]["index"].as_str();
+        index.expect("text").to_owned()
+    }
+
+    #[test]
+    fn cargo_is_sent_to_the_sparse_index_below_the_base() {
+        let check = |base: &str, index: &str| assert_eq!(index_of(base), index);
+        check("http://host:8080", "sparse+http://host:8080/index/");
+        check("http://host:8080/", "sparse+http://host:8080/index/");
+        check("https://lab/sub", "sparse+https://lab/sub/index/");
+        check("http://[::1]:80", "sparse+http://[::1]:80/index/");
+    }
+
+    #[test]
+    fn nothing_in_the_base_gets_out_of_its_string() {
+        let index = index_of("http://h\"\n[evil]\\");
+        assert_eq!(index, "sparse+http://h%22[evil]%5C/index/");
+    }
+}
