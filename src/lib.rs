@@ -12,3 +12,4 @@
 pub mod metrics;
 pub mod policy;
 pub mod registry;
+pub mod upstream;
