@@ -12,4 +12,5 @@
 pub mod metrics;
 pub mod policy;
 pub mod registry;
+pub mod store;
 pub mod upstream;

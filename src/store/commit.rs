@@ -1,0 +1,797 @@
+//! The committer: one thread that does all writes to sled and the journal, many at a time.
+//!
+//! What waits in the queue becomes one batch, and everybody in it shares its syncs. In this order:
+//!
+//! 1. synced spool files are renamed to their places, and each folder is synced once;
+//! 2. the journal gets what happened, and is synced;
+//! 3. readers go on seeing the records as they were, while the new ones are put into sled, sled is
+//!    flushed, and its files and folder are synced;
+//! 4. readers see the new records, stamps move, and everybody is answered.
+//!
+//! A stop after 1 leaves crate files that no record knows: adoption finds them. A stop after 2
+//! leaves a journal that is ahead of sled: it is replayed at open. So step 3 is left out for batches
+//! that only mark crate files as held, and done in the next quiet second.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::Ordering::{Relaxed, SeqCst},
+        mpsc::{RecvTimeoutError, SyncSender, sync_channel},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{
+    blobs::{Walk, sync_folders},
+    catalogue::{Catalogue, panic_text},
+    codec::{Frame, HELD, Record, compress},
+    edits::Edits,
+    error::{EngineError, Error},
+    facts::{Event, Validators},
+    journal::{Entry, Journal},
+    keys::{Held, State},
+    ledger,
+    rebuild::{self, Recovered},
+    shared::{RECENT_EVENTS, Shared, Touch},
+};
+use crate::registry::{Checksum, CrateName, IndexFile, Release};
+
+/// How many writes may wait. More wait for room, within the write deadline.
+const MAX_QUEUED: usize = 1024;
+
+/// How many writes share a batch: enough to make the syncs cheap, few enough that the first of them
+/// does not wait long.
+const MAX_BATCH: usize = 256;
+
+/// How long the queue is quiet before what was put off is flushed.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// How long after opening sled anew it is not tried again.
+const HEAL_PAUSE: Duration = Duration::from_secs(10);
+
+/// Where an answer goes.
+pub(super) type Reply<T> = SyncSender<Result<T, Error>>;
+
+/// One thing to write.
+pub(super) enum Job {
+    Publish(Publish),
+    Hold(Hold),
+    Touch(Touches, Reply<()>),
+    Mark(Vec<Mark>, Reply<()>),
+    WalkBegin(Reply<()>),
+    WalkEnd(Walk, Reply<()>),
+    Close(Reply<()>),
+}
+
+/// Index changes of one caller.
+pub(super) struct Publish {
+    pub(super) changes: Vec<Prepared>,
+    pub(super) now: SystemTime,
+    pub(super) reply: Reply<Vec<Event>>,
+}
+
+/// An index change, compressed by its caller.
+pub(super) enum Prepared {
+    Index {
+        name: CrateName,
+        file: IndexFile,
+        digest: [u8; 16],
+        /// `None`: the caller saw the same bytes in the store, in a good frame.
+        frame: Option<Frame>,
+        validators: Validators,
+        checked: SystemTime,
+    },
+    Gone {
+        name: CrateName,
+        checked: SystemTime,
+    },
+}
+
+/// A complete crate file in the spool, synced.
+pub(super) struct Hold {
+    pub(super) release: Release,
+    pub(super) spool: PathBuf,
+    pub(super) checksum: Checksum,
+    pub(super) len: u64,
+    pub(super) now: SystemTime,
+    pub(super) reply: Reply<()>,
+}
+
+/// Which crate files of a name are held, as adoption found it.
+pub(super) struct Mark {
+    pub(super) name: CrateName,
+    pub(super) rows: Vec<(Checksum, bool)>,
+}
+
+// --- the queue
+
+/// What waits to be written.
+pub(super) struct Queue {
+    inside: Mutex<Waiting>,
+    changed: Condvar,
+    deadline: Duration,
+}
+
+#[derive(Default)]
+struct Waiting {
+    jobs: VecDeque<Job>,
+    closed: bool,
+    nudged: bool,
+    /// Since when the committer has been at its batch.
+    busy_since: Option<Instant>,
+}
+
+impl Queue {
+    pub(super) fn new(deadline: Duration) -> Queue {
+        Queue {
+            inside: Mutex::default(),
+            changed: Condvar::new(),
+            deadline,
+        }
+    }
+
+    /// Hands a job in and waits for its answer.
+    ///
+    /// # Errors
+    /// [`Error::Wedged`] after the write deadline (at once while an earlier batch is over it),
+    /// [`Error::Closed`], and what the job says.
+    pub(super) fn call<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, Error> {
+        let (reply, answer) = sync_channel(1);
+        let until = Instant::now() + self.deadline;
+        self.push(job(reply), until)?;
+        match answer.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(outcome) => outcome,
+            Err(RecvTimeoutError::Timeout) => Err(self.wedged()),
+            Err(RecvTimeoutError::Disconnected) => Err(Error::Closed),
+        }
+    }
+
+    fn push(&self, job: Job, until: Instant) -> Result<(), Error> {
+        let mut inside = self.inside.lock();
+        loop {
+            if inside.closed {
+                return Err(Error::Closed);
+            }
+            if inside.is_stuck(self.deadline) {
+                return Err(self.wedged());
+            }
+            if inside.jobs.len() < MAX_QUEUED {
+                break;
+            }
+            if self.changed.wait_until(&mut inside, until).timed_out() {
+                return Err(self.wedged());
+            }
+        }
+        inside.closed = matches!(job, Job::Close(_));
+        inside.jobs.push_back(job);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    fn wedged(&self) -> Error {
+        Error::Wedged {
+            waited: self.deadline,
+        }
+    }
+
+    /// Asks the committer to look at sled.
+    pub(super) fn nudge(&self) {
+        self.inside.lock().nudged = true;
+        self.changed.notify_all();
+    }
+
+    /// Whether the committer has been at one batch for longer than the write deadline.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.inside.lock().is_stuck(self.deadline)
+    }
+
+    /// The next batch; empty: nudged, or nothing came for as long as `quiet`.
+    fn drain(&self, quiet: Option<Duration>) -> Vec<Job> {
+        let mut inside = self.inside.lock();
+        inside.busy_since = None;
+        let until = quiet.map(|quiet| Instant::now() + quiet);
+        while inside.jobs.is_empty() && !inside.nudged {
+            let Some(until) = until else {
+                self.changed.wait(&mut inside);
+                continue;
+            };
+            if self.changed.wait_until(&mut inside, until).timed_out() {
+                break;
+            }
+        }
+        inside.nudged = false;
+        inside.busy_since = Some(Instant::now());
+        let take = inside.jobs.len().min(MAX_BATCH);
+        let jobs = inside.jobs.drain(..take).collect();
+        self.changed.notify_all();
+        jobs
+    }
+}
+
+impl Waiting {
+    fn is_stuck(&self, deadline: Duration) -> bool {
+        self.busy_since
+            .is_some_and(|since| since.elapsed() > deadline)
+    }
+}
+
+// --- the thread
+
+/// What the committer's thread owns.
+pub(super) struct Committer {
+    shared: Arc<Shared>,
+    journal: Journal,
+    state: State,
+    /// Where in the journal the recent events are.
+    recent: VecDeque<u64>,
+    /// Something was applied to sled and not flushed, or a write failed.
+    dirty: bool,
+    healed_at: Option<Instant>,
+    /// The journal has entries that sled may not have: they are replayed at the next open.
+    behind: bool,
+    /// The latest time that a job brought: for the name of a folder that is set aside.
+    now: SystemTime,
+    /// Checksums that came in since a walk began.
+    since_walk: Option<Vec<(Checksum, u64)>>,
+}
+
+/// What one caller touched.
+type Touches = Vec<(CrateName, Touch)>;
+
+/// A batch, sorted.
+#[derive(Default)]
+struct Work {
+    publishes: Vec<Publish>,
+    holds: Vec<Hold>,
+    touches: Vec<(Touches, Reply<()>)>,
+    marks: Vec<(Vec<Mark>, Reply<()>)>,
+    walk_begins: Vec<Reply<()>>,
+    walk_ends: Vec<(Walk, Reply<()>)>,
+    closes: Vec<Reply<()>>,
+}
+
+impl Work {
+    fn of(jobs: Vec<Job>) -> Work {
+        let mut work = Work::default();
+        for job in jobs {
+            match job {
+                Job::Publish(publish) => work.publishes.push(publish),
+                Job::Hold(hold) => work.holds.push(hold),
+                Job::Touch(touches, reply) => work.touches.push((touches, reply)),
+                Job::Mark(marks, reply) => work.marks.push((marks, reply)),
+                Job::WalkBegin(reply) => work.walk_begins.push(reply),
+                Job::WalkEnd(walk, reply) => work.walk_ends.push((walk, reply)),
+                Job::Close(reply) => work.closes.push(reply),
+            }
+        }
+        work
+    }
+
+    /// Whether somebody waits for records to be durable.
+    fn needs_flush(&self) -> bool {
+        !(self.publishes.is_empty()
+            && self.touches.is_empty()
+            && self.marks.is_empty()
+            && self.walk_ends.is_empty())
+    }
+}
+
+/// What a batch did, for the answers.
+#[derive(Default)]
+struct Done {
+    /// One for each publish.
+    events: Vec<Vec<Event>>,
+}
+
+/// What happened in a batch, gathered while records are edited.
+#[derive(Default)]
+struct Happened {
+    edits: Edits,
+    entries: Vec<Entry>,
+    /// How many of the entries each publish brought.
+    counts: Vec<usize>,
+    /// Names whose readers see something else now.
+    visible: BTreeSet<String>,
+}
+
+impl Committer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        journal: Journal,
+        recovered: Recovered,
+        now: SystemTime,
+    ) -> Committer {
+        let Recovered { state, recent, .. } = recovered;
+        shared.set_totals(&state);
+        let (places, events): (VecDeque<_>, Vec<_>) = recent.into_iter().unzip();
+        shared.add_events(events.into_iter());
+        Committer {
+            shared,
+            journal,
+            state,
+            recent: places,
+            dirty: false,
+            healed_at: None,
+            behind: false,
+            now,
+            since_walk: None,
+        }
+    }
+
+    /// Works until the store is closed.
+    pub(super) fn run(mut self) {
+        loop {
+            let jobs = self.shared.queue.drain(self.has_more().then_some(QUIET));
+            let work = Work::of(jobs);
+            let closes = work.closes.clone();
+            // A panic drops the replies, so that nobody waits for one.
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.turn(work)));
+            if let Err(panic) = outcome {
+                self.shared.failing.store(true, SeqCst);
+                self.dirty = true;
+                tracing::error!(
+                    said = panic_text(panic.as_ref()),
+                    "the store's committer panicked"
+                );
+            }
+            if !closes.is_empty() {
+                let outcome = self.finish();
+                // The folder must be free when the closing caller goes on.
+                drop(self);
+                for reply in closes {
+                    answer(&reply, outcome.clone());
+                }
+                return;
+            }
+        }
+    }
+
+    /// Whether there is something to do when nothing comes.
+    fn has_more(&self) -> bool {
+        self.dirty || self.shared.suspect.load(SeqCst)
+    }
+
+    fn turn(&mut self, work: Work) {
+        if self.shared.suspect.load(SeqCst) {
+            self.heal();
+        }
+        if work.is_idle() {
+            self.catch_up();
+        } else {
+            self.batch(work);
+        }
+    }
+
+    /// Flushes what was put off, and finds out whether writes work again.
+    fn catch_up(&mut self) {
+        if !self.dirty || self.shared.check_record_space().is_err() {
+            return;
+        }
+        let flushed = match self.shared.catalogue() {
+            Some(catalogue) => catalogue.flush(),
+            None => Err(not_open()),
+        };
+        match flushed {
+            Ok(()) => self.wrote(),
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Notes that all that was applied is durable.
+    fn wrote(&mut self) {
+        self.dirty = false;
+        self.shared.uncover();
+        let failing = self.journal.is_dead();
+        if self.shared.failing.swap(failing, SeqCst) && !failing {
+            tracing::info!("the store takes writes again");
+        }
+    }
+
+    fn failed(&mut self, error: &Error) {
+        self.dirty = true;
+        if matches!(error, Error::Full { .. }) {
+            return;
+        }
+        if !self.shared.failing.swap(true, SeqCst) {
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(%error, cause, "a write to the store failed (told once)");
+        }
+        if matches!(error, Error::Engine { .. }) {
+            self.shared.suspect.store(true, SeqCst);
+        }
+    }
+
+    fn batch(&mut self, work: Work) {
+        self.shared.batches.fetch_add(1, Relaxed);
+        let held = self.place(&work.holds);
+        let mut outcome = self.write(&work, &held);
+        if let Err(error) = &outcome {
+            self.failed(error);
+            if matches!(error, Error::Engine { .. }) && self.heal() {
+                outcome = self.write(&work, &held);
+            }
+        }
+        self.answer(work, held, &outcome);
+    }
+
+    fn answer(&mut self, work: Work, held: Vec<Result<(), Error>>, outcome: &Result<Done, Error>) {
+        // The file is durable whatever became of the record: adoption finds it.
+        for (hold, held) in work.holds.iter().zip(held) {
+            answer(&hold.reply, held);
+        }
+        let mut events = outcome.as_ref().map(|done| done.events.iter());
+        for publish in &work.publishes {
+            let answered = match &mut events {
+                Ok(events) => Ok(events.next().cloned().unwrap_or_default()),
+                Err(error) => Err(error.clone()),
+            };
+            answer(&publish.reply, answered);
+        }
+        let plain = outcome.as_ref().map(drop).map_err(Clone::clone);
+        for (touches, reply) in &work.touches {
+            if plain.is_ok() {
+                self.shared.forget_touches(touches);
+            }
+            answer(reply, plain.clone());
+        }
+        for (_marks, reply) in &work.marks {
+            answer(reply, plain.clone());
+        }
+        for (_walk, reply) in &work.walk_ends {
+            answer(reply, plain.clone());
+        }
+        for reply in work.walk_begins {
+            self.since_walk = Some(Vec::new());
+            answer(&reply, Ok(()));
+        }
+    }
+
+    // --- step 1
+
+    fn place(&mut self, holds: &[Hold]) -> Vec<Result<(), Error>> {
+        let placed: Vec<Result<bool, Error>> = holds
+            .iter()
+            .map(|hold| self.shared.blobs.place(&hold.spool, &hold.checksum))
+            .collect();
+        let moved = holds.iter().zip(&placed).filter(|(_, moved)| moved.is_ok());
+        let synced = sync_folders(&self.shared.blobs, moved.map(|(hold, _)| &hold.checksum));
+        self.shared
+            .folder_syncs
+            .fetch_add(synced.len() as u64, Relaxed);
+        holds
+            .iter()
+            .zip(placed)
+            .map(|(hold, placed)| self.count(hold, placed?, &synced))
+            .collect()
+    }
+
+    fn count(
+        &mut self,
+        hold: &Hold,
+        is_new: bool,
+        synced: &BTreeMap<u8, Result<(), Error>>,
+    ) -> Result<(), Error> {
+        self.now = self.now.max(hold.now);
+        let [first, ..] = hold.checksum.as_bytes();
+        if let Some(outcome) = synced.get(first) {
+            outcome.clone()?;
+        }
+        if is_new {
+            self.state.held.add(&hold.checksum, hold.len);
+            if let Some(since) = &mut self.since_walk {
+                since.push((hold.checksum, hold.len));
+            }
+        }
+        Ok(())
+    }
+
+    // --- steps 2 to 4
+
+    fn write(&mut self, work: &Work, held: &[Result<(), Error>]) -> Result<Done, Error> {
+        if work.is_only_walk_begin() {
+            return Ok(Done::default());
+        }
+        self.shared.check_record_space()?;
+        let catalogue = self.shared.catalogue().ok_or_else(not_open)?;
+        let happened = self.edit(&catalogue, work, held)?;
+        let mut state = self.state;
+        for (walk, _reply) in &work.walk_ends {
+            state.held = self.counted(walk);
+        }
+        let encoded = happened.edits.encode(&mut state)?;
+        let places = self.journal.append(&happened.entries)?;
+        self.note_places(&places);
+        if !self.behind {
+            state.journal_len = self.journal.len();
+        }
+        self.behind = true;
+        state.recent_at = self.recent.front().copied().unwrap_or(state.journal_len);
+        let events: Vec<Event> = happened.entries.iter().map(Entry::event).collect();
+        self.shared.add_events(events.iter().cloned());
+        if work.needs_flush() {
+            self.shared.cover(encoded.before);
+        }
+        catalogue.apply(encoded.records, &encoded.new_names, &state)?;
+        self.dirty = true;
+        if work.needs_flush() {
+            catalogue.flush()?;
+            self.wrote();
+        }
+        self.behind = state.journal_len != self.journal.len();
+        self.state = state;
+        self.shared.set_totals(&state);
+        self.shared.add_names(&encoded.new_names);
+        for key in &happened.visible {
+            self.shared.forget_broken_frame(key);
+            self.shared.bump(key);
+        }
+        Ok(Done {
+            events: split(events, &happened.counts),
+        })
+    }
+
+    fn note_places(&mut self, places: &[u64]) {
+        self.recent.extend(places);
+        let excess = self.recent.len().saturating_sub(RECENT_EVENTS);
+        self.recent.drain(..excess);
+    }
+
+    /// What a walk found, and what came in since it began.
+    fn counted(&mut self, walk: &Walk) -> Held {
+        let mut held = walk.held;
+        for (checksum, bytes) in self.since_walk.take().unwrap_or_default() {
+            if !walk.may_hold(&checksum) {
+                held.add(&checksum, bytes);
+            }
+        }
+        held
+    }
+
+    fn edit(
+        &mut self,
+        catalogue: &Catalogue,
+        work: &Work,
+        held: &[Result<(), Error>],
+    ) -> Result<Happened, Error> {
+        let mut happened = Happened::default();
+        for publish in &work.publishes {
+            self.now = self.now.max(publish.now);
+            let before = happened.entries.len();
+            for change in &publish.changes {
+                self.publish(&mut happened, catalogue, change, publish.now)?;
+            }
+            happened
+                .counts
+                .push(happened.entries.len().saturating_sub(before));
+        }
+        for (touches, _reply) in &work.touches {
+            for (name, touch) in touches {
+                apply_touch(&mut happened.edits, catalogue, name, touch)?;
+            }
+        }
+        for (hold, _) in work.holds.iter().zip(held).filter(|(_, held)| held.is_ok()) {
+            let rows = [(hold.checksum, true)];
+            apply_marks(&mut happened.edits, catalogue, &hold.release.name, &rows)?;
+        }
+        for mark in work.marks.iter().flat_map(|(marks, _reply)| marks) {
+            apply_marks(&mut happened.edits, catalogue, &mark.name, &mark.rows)?;
+        }
+        Ok(happened)
+    }
+
+    fn publish(
+        &self,
+        happened: &mut Happened,
+        catalogue: &Catalogue,
+        change: &Prepared,
+        now: SystemTime,
+    ) -> Result<(), Error> {
+        match change {
+            Prepared::Index { name, .. } => {
+                let (record, is_new) = happened.edits.get_or_new(catalogue, name)?;
+                if let Some(entries) = self.apply_index(record, is_new, change, now)? {
+                    happened.entries.extend(entries);
+                    happened.visible.insert(name.key().to_owned());
+                }
+            }
+            Prepared::Gone { name, checked } => {
+                let Some(record) = happened.edits.get(catalogue, name)? else {
+                    return Ok(());
+                };
+                record.checked = record.checked.max(*checked);
+                let entries = ledger::gone(record, now);
+                if !entries.is_empty() {
+                    record.changed = now;
+                    happened.visible.insert(name.key().to_owned());
+                }
+                happened.edits.mark(name);
+                happened.entries.extend(entries);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what happened; `None`: readers see nothing new.
+    fn apply_index(
+        &self,
+        record: &mut Record,
+        is_new: bool,
+        change: &Prepared,
+        now: SystemTime,
+    ) -> Result<Option<Vec<Entry>>, Error> {
+        let Prepared::Index {
+            name: _,
+            file,
+            digest,
+            frame,
+            validators,
+            checked,
+        } = change
+        else {
+            return Ok(None);
+        };
+        record.etag.clone_from(&validators.etag);
+        record.last_modified.clone_from(&validators.last_modified);
+        record.checked = *checked;
+        let is_same = !is_new && !record.gone && record.digest == *digest;
+        if is_same && record.snapshot.is_some() && frame.is_none() {
+            return Ok(None);
+        }
+        if let Some(row) = file.rows().last() {
+            record.name = row.name.clone();
+        }
+        let is_held = |checksum: &Checksum| {
+            self.state.held.blobs > 0 && self.shared.blobs.length(checksum).is_some()
+        };
+        let entries = ledger::update(record, is_new, file.rows(), now, &is_held);
+        record.snapshot = Some(match frame {
+            Some(frame) => frame.clone(),
+            None => compress(file.bytes()).map_err(Error::io("compress", Path::new("index")))?,
+        });
+        record.digest = *digest;
+        record.raw_len = u32::try_from(file.bytes().len()).unwrap_or(u32::MAX);
+        if !is_same {
+            record.changed = now;
+        }
+        Ok(Some(entries))
+    }
+
+    // --- damage and the end
+
+    /// Opens sled anew, rebuilding it if that is what it takes. `false`: it did not help, or was
+    /// done a moment ago.
+    fn heal(&mut self) -> bool {
+        let pause = self
+            .healed_at
+            .is_some_and(|healed| healed.elapsed() < HEAL_PAUSE);
+        if pause {
+            return false;
+        }
+        self.healed_at = Some(Instant::now());
+        self.shared.set_catalogue(None);
+        match rebuild::reopen(&self.shared, &self.journal, self.now) {
+            Ok((catalogue, recovered)) => {
+                self.state = recovered.state;
+                self.behind = false;
+                self.shared.set_totals(&self.state);
+                self.shared.set_catalogue(Some(catalogue));
+                self.shared.forget_names();
+                self.shared.uncover();
+                self.shared.suspect.store(false, SeqCst);
+                tracing::warn!(
+                    rebuilt = recovered.rebuilt,
+                    names = recovered.names,
+                    "the index database was opened anew"
+                );
+                true
+            }
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(%error, cause, "the index database could not be opened anew");
+                self.dirty = true;
+                false
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), Error> {
+        // On a full disk sled's flush might keep us from ending.
+        self.shared.check_record_space()?;
+        let touches = self.shared.touches();
+        if !touches.is_empty() {
+            let (reply, _nobody) = sync_channel(1);
+            self.batch(Work::of(vec![Job::Touch(touches, reply)]));
+        }
+        self.shared
+            .catalogue()
+            .ok_or_else(not_open)
+            .and_then(|catalogue| catalogue.flush())?;
+        if self.shared.damaged() > 0 || self.behind {
+            // The next start looks closely.
+            return Ok(());
+        }
+        self.shared.folder.note_clean()
+    }
+}
+
+impl Work {
+    fn is_idle(&self) -> bool {
+        self.holds.is_empty() && self.walk_begins.is_empty() && !self.needs_flush()
+    }
+
+    fn is_only_walk_begin(&self) -> bool {
+        self.holds.is_empty() && !self.needs_flush()
+    }
+}
+
+fn not_open() -> Error {
+    Error::Engine {
+        doing: "be used: it is being opened anew",
+        source: EngineError("not open".into()),
+    }
+}
+
+/// Nobody may be waiting any more: the caller's deadline is over.
+fn answer<T>(reply: &Reply<T>, outcome: Result<T, Error>) {
+    drop(reply.send(outcome));
+}
+
+fn split(events: Vec<Event>, counts: &[usize]) -> Vec<Vec<Event>> {
+    let mut events = events.into_iter();
+    counts
+        .iter()
+        .map(|count| events.by_ref().take(*count).collect())
+        .collect()
+}
+
+fn apply_touch(
+    edits: &mut Edits,
+    catalogue: &Catalogue,
+    name: &CrateName,
+    touch: &Touch,
+) -> Result<(), Error> {
+    let Some(record) = edits.get(catalogue, name)? else {
+        return Ok(());
+    };
+    if touch.checked <= record.checked {
+        return Ok(());
+    }
+    record.checked = touch.checked;
+    if let Some(validators) = &touch.validators {
+        record.etag.clone_from(&validators.etag);
+        record.last_modified.clone_from(&validators.last_modified);
+    }
+    edits.mark(name);
+    Ok(())
+}
+
+fn apply_marks(
+    edits: &mut Edits,
+    catalogue: &Catalogue,
+    name: &CrateName,
+    marks: &[(Checksum, bool)],
+) -> Result<(), Error> {
+    let Some(record) = edits.get(catalogue, name)? else {
+        return Ok(());
+    };
+    let mut changed = false;
+    for (checksum, held) in marks {
+        for row in record
+            .rows
+            .iter_mut()
+            .filter(|row| row.checksum == *checksum)
+        {
+            changed |= row.has(HELD) != *held;
+            row.set(HELD, *held);
+        }
+    }
+    if changed {
+        edits.mark(name);
+    }
+    Ok(())
+}

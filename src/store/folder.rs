@@ -1,0 +1,201 @@
+//! The data folder itself: whose it is, who has it, and in which format it is.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{
+        ErrorKind::{QuotaExceeded, StorageFull},
+        Read, Seek, Write,
+    },
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use super::error::Error;
+
+/// The store format that this build reads and writes. It rises when an older build would do harm.
+pub(super) const FORMAT: u32 = 1;
+
+const FORMAT_WORDS: &str = "orlop store format ";
+
+/// What a data folder may hold; everything else makes a folder without `format` somebody else's.
+const OURS: &[&str] = &[
+    "format",
+    "format.new",
+    "lock",
+    "sled",
+    "blobs",
+    "spool",
+    "journal",
+    "lost+found",
+];
+
+/// What the lock file says between a clean stop and the next start.
+const CLEAN: &str = "clean\n";
+
+/// The data folder, locked for this process until it is dropped.
+#[derive(Debug)]
+pub(super) struct Folder {
+    pub(super) dir: PathBuf,
+    lock: File,
+    /// Whether the last process closed the store in order.
+    pub(super) was_clean: bool,
+    /// Whether there was no store here.
+    pub(super) created: bool,
+}
+
+impl Folder {
+    /// Takes the folder, making it if there is none.
+    ///
+    /// # Errors
+    /// [`Error::OtherOwner`], [`Error::NotAStore`], [`Error::Locked`], [`Error::NewerFormat`] or
+    /// [`Error::Io`].
+    pub(super) fn take(dir: &Path) -> Result<Folder, Error> {
+        fs::create_dir_all(dir).map_err(Error::io("create the data folder", dir))?;
+        check_owner(dir)?;
+        let created = !dir.join("format").exists();
+        if created {
+            check_contents(dir)?;
+        }
+        let (lock, was_clean) = take_lock(dir)?;
+        if created {
+            write_format(dir)?;
+        } else {
+            check_format(dir)?;
+        }
+        for name in ["blobs", "spool"] {
+            let path = dir.join(name);
+            fs::create_dir_all(&path).map_err(Error::io("create a folder", &path))?;
+        }
+        sync_folder(dir)?;
+        Ok(Folder {
+            dir: dir.to_owned(),
+            lock,
+            was_clean,
+            created,
+        })
+    }
+
+    /// Notes that the store was closed in order.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn note_clean(&self) -> Result<(), Error> {
+        write_lock(&self.lock, CLEAN).map_err(Error::io("write the lock file", &self.dir))
+    }
+}
+
+/// A store belongs to one user: files that another one makes could not be read back.
+fn check_owner(dir: &Path) -> Result<(), Error> {
+    let owner = fs::metadata(dir)
+        .map_err(Error::io("look at the data folder", dir))?
+        .uid();
+    let user = rustix::process::geteuid().as_raw();
+    if owner == user {
+        Ok(())
+    } else {
+        Err(Error::OtherOwner {
+            dir: dir.to_owned(),
+            owner,
+            user,
+        })
+    }
+}
+
+fn check_contents(dir: &Path) -> Result<(), Error> {
+    let fault = Error::io("look into the data folder", dir);
+    for entry in fs::read_dir(dir).map_err(&fault)? {
+        let name = entry
+            .map_err(&fault)?
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
+        if !OURS.contains(&name.as_str()) && !name.starts_with("sled.broken-") {
+            return Err(Error::NotAStore {
+                dir: dir.to_owned(),
+                found: name,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn take_lock(dir: &Path) -> Result<(File, bool), Error> {
+    let path = dir.join("lock");
+    let fault = Error::io("lock the store", &path);
+    let mut lock = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(&fault)?;
+    let locked = lock.try_lock();
+    let mut said = String::new();
+    let read = (&mut lock).take(64).read_to_string(&mut said);
+    match locked {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(Error::Locked {
+                dir: dir.to_owned(),
+                pid: said.trim().parse().ok(),
+            });
+        }
+        Err(TryLockError::Error(error)) => return Err(fault(error)),
+    }
+    let was_clean = read.is_ok() && said == CLEAN;
+    write_lock(&lock, &format!("{}\n", std::process::id())).map_err(&fault)?;
+    Ok((lock, was_clean))
+}
+
+/// Synced, because the next start believes it. A full disk must not keep the store from serving:
+/// the lock is the file, not what it says, and one that says nothing only costs a look.
+fn write_lock(mut lock: &File, text: &str) -> std::io::Result<()> {
+    lock.set_len(0)?;
+    lock.rewind()?;
+    match lock.write_all(text.as_bytes()) {
+        Err(error) if matches!(error.kind(), StorageFull | QuotaExceeded) => {
+            tracing::warn!(%error, "could not write the lock file");
+        }
+        written => written?,
+    }
+    lock.sync_all()
+}
+
+fn write_format(dir: &Path) -> Result<(), Error> {
+    let new = dir.join("format.new");
+    let write = || {
+        let mut file = File::create(&new)?;
+        writeln!(file, "{FORMAT_WORDS}{FORMAT}")?;
+        file.sync_all()?;
+        fs::rename(&new, dir.join("format"))
+    };
+    write().map_err(Error::io("write the store's format", &new))
+}
+
+fn check_format(dir: &Path) -> Result<(), Error> {
+    let path = dir.join("format");
+    let text = fs::read_to_string(&path).map_err(Error::io("read the store's format", &path))?;
+    let found = text
+        .strip_prefix(FORMAT_WORDS)
+        .and_then(|number| number.trim_end().parse().ok());
+    match found {
+        Some(found) if found > FORMAT => Err(Error::NewerFormat {
+            path,
+            found,
+            known: FORMAT,
+        }),
+        // Damaged text: what the store holds is checked piece by piece anyway.
+        None => write_format(dir),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Syncs the names in a folder.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(super) fn sync_folder(path: &Path) -> Result<(), Error> {
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(Error::io("sync a folder", path))
+}

@@ -1,0 +1,185 @@
+//! Where things are: the trees and keys in sled, and the names of value files.
+//!
+//! | tree | key | value |
+//! |---|---|---|
+//! | `crates` | the crate's lower-case name | its record ([`codec`](super::codec)) |
+//! | `names` | the crate's lower-case name | nothing: what a search looks through, without the records |
+//! | `meta` | `state` | [`State`] |
+#![warn(clippy::arithmetic_side_effects)]
+
+use super::codec::{Damaged, Reader};
+use crate::registry::Checksum;
+
+pub(super) const CRATES: &str = "crates";
+pub(super) const NAMES: &str = "names";
+pub(super) const META: &str = "meta";
+pub(super) const STATE: &str = "state";
+
+const STATE_FORMAT: u8 = 1;
+
+/// What the store knows about itself, written with every batch.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 1 | format: 1 |
+/// | 1 | 8 | length of the journal that this state has taken in |
+/// | 9 | 8 | where in the journal the recent events start |
+/// | 17 | 8 | number of names |
+/// | 25 | 8 | number of value files |
+/// | 33 | 8 | bytes of the value files |
+/// | 41 | 8 | fingerprint: exclusive or of the first 8 bytes of the value files' checksums |
+/// | 49 | 4 | crc32 of the bytes before |
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) journal_len: u64,
+    pub(super) recent_at: u64,
+    pub(super) names: u64,
+    pub(super) held: Held,
+}
+
+/// What can be said about a set of value files without a list of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) blobs: u64,
+    pub(super) bytes: u64,
+    pub(super) fingerprint: u64,
+}
+
+impl Held {
+    /// Takes in one more file.
+    pub(super) fn add(&mut self, checksum: &Checksum, bytes: u64) {
+        self.blobs = self.blobs.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.fingerprint ^= prefix_of(checksum);
+    }
+}
+
+/// The first 8 bytes of a checksum.
+pub(super) fn prefix_of(checksum: &Checksum) -> u64 {
+    checksum
+        .as_bytes()
+        .first_chunk()
+        .map_or(0, |prefix| u64::from_be_bytes(*prefix))
+}
+
+impl State {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![STATE_FORMAT];
+        for number in [
+            self.journal_len,
+            self.recent_at,
+            self.names,
+            self.held.blobs,
+            self.held.bytes,
+            self.held.fingerprint,
+        ] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        let crc = crc32fast::hash(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<State, Damaged> {
+        let (body, crc) = bytes.split_last_chunk().ok_or(Damaged)?;
+        if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
+            return Err(Damaged);
+        }
+        let mut reader = Reader(body);
+        let [format] = reader.array()?;
+        if format != STATE_FORMAT {
+            return Err(Damaged);
+        }
+        let mut number = || reader.array().map(u64::from_le_bytes);
+        Ok(State {
+            journal_len: number()?,
+            recent_at: number()?,
+            names: number()?,
+            held: Held {
+                blobs: number()?,
+                bytes: number()?,
+                fingerprint: number()?,
+            },
+        })
+    }
+}
+
+/// `ab/<sha256>.raw`, the place of a value file below `blobs/`, on the stack.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BlobPath([u8; BLOB_PATH_BYTES]);
+
+/// Two digits, a slash, 64 digits, `.raw`.
+const BLOB_PATH_BYTES: usize = 71;
+
+/// How the name of a value file ends whose bytes are the crate file's own.
+pub(super) const RAW_SUFFIX: &str = ".raw";
+
+impl BlobPath {
+    pub(super) fn of(checksum: &Checksum) -> BlobPath {
+        let mut path = [b'/'; BLOB_PATH_BYTES];
+        let [high, low, _slash, rest @ ..] = &mut path;
+        let (digits, suffix) = rest.split_at_mut(64);
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(checksum.as_bytes()) {
+            if let [high, low] = pair {
+                *high = digit(byte >> 4);
+                *low = digit(byte & 15);
+            }
+        }
+        suffix.copy_from_slice(RAW_SUFFIX.as_bytes());
+        if let [first, second, ..] = digits {
+            *high = *first;
+            *low = *second;
+        }
+        BlobPath(path)
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// The folder: the first two digits.
+    pub(super) fn folder(&self) -> &str {
+        self.as_str().get(..2).unwrap_or_default()
+    }
+}
+
+fn digit(value: u8) -> u8 {
+    match value {
+        0..=9 => b'0'.saturating_add(value),
+        _ => b'a'.saturating_add(value.saturating_sub(10)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_file_is_found_by_its_checksum() {
+        let path = BlobPath::of(&Checksum::of(b""));
+        assert_eq!(
+            path.as_str(),
+            "e3/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855.raw"
+        );
+        assert_eq!(path.folder(), "e3");
+    }
+
+    #[test]
+    fn the_state_is_read_as_it_was_written_and_no_other_way() {
+        let mut state = State {
+            journal_len: 16,
+            recent_at: 17,
+            names: 3,
+            held: Held::default(),
+        };
+        state.held.add(&Checksum::of(b"a"), 7);
+        let bytes = state.encode();
+        assert_eq!(State::decode(&bytes), Ok(state));
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 16;
+            assert_eq!(State::decode(&flipped), Err(Damaged), "byte {at}");
+        }
+        assert_eq!(State::decode(b""), Err(Damaged));
+    }
+}

@@ -1,0 +1,272 @@
+//! Brings sled to what the journal says: the little that it missed, or everything.
+
+use std::{
+    collections::VecDeque,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::{
+    Options,
+    blobs::{BlobFolder, Walk},
+    catalogue::{Catalogue, OpenFault, VERIFY_BYTES},
+    codec::to_millis,
+    edits::Edits,
+    error::Error,
+    facts::{Event, OpenReport},
+    folder::{Folder, sync_folder},
+    journal::{Entry, HEADER_BYTES, Journal},
+    keys::State,
+    ledger,
+    shared::{RECENT_EVENTS, Shared},
+};
+
+/// How many broken folders are kept for who wants to look into them.
+const MAX_SET_ASIDE: usize = 2;
+
+/// How many records are gathered before they are applied.
+const CHUNK: usize = 4096;
+
+const MISSING: &str = "the index database was missing or had lost its state";
+
+/// What was found out on the way to a catalogue that agrees with the journal.
+#[derive(Debug, Default)]
+pub(super) struct Recovered {
+    pub(super) state: State,
+    /// The last events, with their places in the journal.
+    pub(super) recent: VecDeque<(u64, Event)>,
+    /// Why sled was set aside.
+    pub(super) rebuilt: Option<String>,
+    /// Names with a replayed entry.
+    pub(super) names: u64,
+    /// Entries replayed.
+    pub(super) replayed: u64,
+}
+
+/// Opens sled and the journal and brings them together.
+///
+/// # Errors
+/// What is wrong outside of sled's files: those are rebuilt.
+pub(super) fn open(
+    folder: &Folder,
+    options: &Options,
+    blobs: &BlobFolder,
+    now: SystemTime,
+    report: &mut OpenReport,
+) -> Result<(Catalogue, Journal, Recovered), Error> {
+    let verify_bytes = if folder.was_clean { 0 } else { VERIFY_BYTES };
+    let (catalogue, rebuilt) = open_catalogue(folder, options, verify_bytes, now)?;
+    let path = folder.dir.join("journal");
+    let length = fs::metadata(&path).map_or(0, |found| found.len());
+    let mut replay = Replay::start(&catalogue, blobs, length)?;
+    let (journal, opened) = Journal::open(&path, replay.scan_from, &mut |at, entry| {
+        replay.take(at, &entry)
+    })?;
+    report.journal_cut_bytes = opened.cut + replay.lost_bytes;
+    report.journal_skipped_bytes = opened.skipped;
+    let was_missing = !replay.is_known && !report.created;
+    let mut recovered = replay.finish(journal.len())?;
+    recovered.rebuilt = rebuilt.or_else(|| was_missing.then(|| MISSING.to_owned()));
+    report.rebuilt.clone_from(&recovered.rebuilt);
+    if recovered.rebuilt.is_some() {
+        report.rebuilt_names = recovered.state.names;
+    } else {
+        report.replayed = recovered.replayed;
+    }
+    Ok((catalogue, journal, recovered))
+}
+
+/// Opens sled anew while the store runs.
+///
+/// # Errors
+/// What is wrong outside of sled's files.
+pub(super) fn reopen(
+    shared: &Shared,
+    journal: &Journal,
+    now: SystemTime,
+) -> Result<(Catalogue, Recovered), Error> {
+    let (catalogue, rebuilt) = open_catalogue(&shared.folder, &shared.options, u64::MAX, now)?;
+    let mut replay = Replay::start(&catalogue, &shared.blobs, journal.len())?;
+    journal.replay(replay.from, &mut |at, entry| replay.take(at, &entry))?;
+    let mut recovered = replay.finish(journal.len())?;
+    recovered.rebuilt = rebuilt;
+    Ok((catalogue, recovered))
+}
+
+/// Opens sled; what does not open is set aside, and an empty one takes its place.
+fn open_catalogue(
+    folder: &Folder,
+    options: &Options,
+    verify_bytes: u64,
+    now: SystemTime,
+) -> Result<(Catalogue, Option<String>), Error> {
+    let dir = folder.dir.join("sled");
+    let open = |verify_bytes| {
+        Catalogue::open(
+            &dir,
+            options.cache_bytes,
+            options.open_deadline,
+            verify_bytes,
+        )
+    };
+    let why = match open(verify_bytes) {
+        Ok(catalogue) => return Ok((catalogue, None)),
+        Err(OpenFault::Outside(error)) => return Err(error),
+        Err(OpenFault::Broken(why)) => why,
+    };
+    set_aside(&folder.dir, &dir, now)?;
+    match open(0) {
+        Ok(catalogue) => Ok((catalogue, Some(why))),
+        Err(OpenFault::Outside(error)) => Err(error),
+        Err(OpenFault::Broken(again)) => Err(Error::Engine {
+            doing: "be made anew",
+            source: super::error::EngineError(again.into()),
+        }),
+    }
+}
+
+fn set_aside(data: &Path, dir: &Path, now: SystemTime) -> Result<(), Error> {
+    let fault = Error::io("set the broken index database aside", dir);
+    let mut kept = set_aside_before(data).map_err(&fault)?;
+    while kept.len() >= MAX_SET_ASIDE {
+        fs::remove_dir_all(kept.remove(0)).map_err(&fault)?;
+    }
+    let seconds = to_millis(now) / 1000;
+    let name = |number: u64| data.join(format!("sled.broken-{}", seconds + number));
+    // Each second of a day at most is taken by an earlier one.
+    let free = (0..86_400).map(name).find(|path| !path.exists());
+    fs::rename(dir, free.unwrap_or_else(|| name(0))).map_err(&fault)?;
+    sync_folder(data)
+}
+
+/// The folders that were set aside, the oldest first.
+fn set_aside_before(data: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut kept = Vec::new();
+    for entry in fs::read_dir(data)? {
+        let entry = entry?;
+        if let Some(name) = entry.file_name().to_str()
+            && let Some(at) = name.strip_prefix("sled.broken-")
+        {
+            kept.push((at.parse::<u64>().unwrap_or(0), entry.path()));
+        }
+    }
+    kept.sort();
+    Ok(kept.into_iter().map(|(_at, path)| path).collect())
+}
+
+/// Does to sled what the journal says and sled does not know.
+struct Replay<'a> {
+    catalogue: &'a Catalogue,
+    blobs: &'a BlobFolder,
+    edits: Edits,
+    /// Whether sled had a state.
+    is_known: bool,
+    /// All value files, where they had to be counted: spares millions of looks for one of them.
+    walk: Option<Walk>,
+    recovered: Recovered,
+    /// Entries from here on are recent enough to be shown.
+    scan_from: u64,
+    /// Entries from here on are not in sled.
+    from: u64,
+    /// Bytes that the journal once had and has no more.
+    lost_bytes: u64,
+}
+
+impl<'a> Replay<'a> {
+    fn start(
+        catalogue: &'a Catalogue,
+        blobs: &'a BlobFolder,
+        length: u64,
+    ) -> Result<Replay<'a>, Error> {
+        let known = catalogue.state()?;
+        let mut recovered = Recovered {
+            state: known.unwrap_or_default(),
+            ..Recovered::default()
+        };
+        // Sled knows nothing, so the files have to be counted. Nobody stops this walk.
+        let walk = match known {
+            Some(_) => None,
+            None => blobs.walk(&AtomicBool::new(false))?,
+        };
+        if let Some(walk) = &walk {
+            recovered.state.held = walk.held;
+        }
+        let state = recovered.state;
+        // A journal that is shorter than sled remembers has nothing that sled does not know, and
+        // its old entries must not undo what sled knows better.
+        let from = if state.journal_len > length {
+            u64::MAX
+        } else {
+            state.journal_len.max(HEADER_BYTES)
+        };
+        Ok(Replay {
+            catalogue,
+            blobs,
+            edits: Edits::default(),
+            is_known: known.is_some(),
+            walk,
+            scan_from: state.recent_at.min(state.journal_len),
+            from,
+            lost_bytes: state.journal_len.saturating_sub(length),
+            recovered,
+        })
+    }
+
+    fn take(&mut self, at: u64, entry: &Entry) -> io::Result<()> {
+        self.recovered.recent.push_back((at, entry.event()));
+        if self.recovered.recent.len() > RECENT_EVENTS {
+            self.recovered.recent.pop_front();
+        }
+        if at < self.from {
+            return Ok(());
+        }
+        self.replay(entry).map_err(io::Error::other)
+    }
+
+    fn replay(&mut self, entry: &Entry) -> Result<(), Error> {
+        self.recovered.replayed += 1;
+        let (blobs, walk) = (self.blobs, self.walk.as_ref());
+        let is_held = |checksum: &_| {
+            walk.is_none_or(|walk| walk.may_hold(checksum)) && blobs.length(checksum).is_some()
+        };
+        let (record, is_new) = self.edits.get_or_new(self.catalogue, &entry.name)?;
+        if is_new {
+            record.changed = entry.at;
+        }
+        // The snapshot may be older than the entry: upstream has to be asked without conditions.
+        record.checked = UNIX_EPOCH;
+        record.etag = None;
+        record.last_modified = None;
+        ledger::replay(record, &entry.body, &is_held);
+        if self.edits.len() >= CHUNK {
+            self.apply()?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self) -> Result<(), Error> {
+        let before = self.recovered.state.names;
+        let edits = std::mem::take(&mut self.edits);
+        let encoded = edits.encode(&mut self.recovered.state)?;
+        self.recovered.names += self.recovered.state.names - before;
+        self.catalogue
+            .apply(encoded.records, &encoded.new_names, &self.recovered.state)
+    }
+
+    fn finish(mut self, journal_len: u64) -> Result<Recovered, Error> {
+        let known = self.recovered.state;
+        self.recovered.state.recent_at = self
+            .recovered
+            .recent
+            .front()
+            .map_or(journal_len, |(at, _event)| *at);
+        self.recovered.state.journal_len = journal_len;
+        if self.recovered.state != known || self.edits.len() > 0 || !self.is_known {
+            self.apply()?;
+            self.catalogue.flush()?;
+        }
+        Ok(self.recovered)
+    }
+}
