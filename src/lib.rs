@@ -10,6 +10,7 @@
 )]
 
 pub mod metrics;
+pub mod mirror;
 pub mod policy;
 pub mod registry;
 pub mod store;

@@ -1,0 +1,170 @@
+//! What can keep the mirror from answering, told so that a caller knows what to do differently.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    registry::{CrateName, Release},
+    store, upstream,
+};
+
+/// Why there is no answer. Shared by all who waited for the same job, hence `Clone`.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// Upstream says that there is no such crate.
+    #[error("crate `{name}` is not in the registry")]
+    UnknownCrate {
+        /// The crate asked for.
+        name: CrateName,
+    },
+    /// The index, looked at just now, has no such version.
+    #[error("version {} of crate `{}` is not in the index", release.version, release.name)]
+    UnknownVersion {
+        /// The release asked for.
+        release: Release,
+    },
+    /// The mirror is offline (`mode = "offline"`) and does not hold it.
+    #[error("{what} is not held by this mirror, which is set to `offline` and asks no upstream")]
+    NotHeld {
+        /// The crate or release asked for.
+        what: String,
+    },
+    /// Upstream could not be asked, or answered with trouble, and nothing is held that may be served.
+    #[error("could not get {what} from upstream")]
+    Upstream {
+        /// The crate or release asked for.
+        what: String,
+        /// What upstream did.
+        #[source]
+        source: upstream::Error,
+    },
+    /// Upstream's index lists a file that upstream then does not have.
+    #[error("upstream lists {release} in its index but does not have its file")]
+    MissingUpstream {
+        /// The release asked for.
+        release: Release,
+    },
+    /// Upstream sent bytes that are not what its index promises. They were not kept.
+    #[error("upstream sent something else as {release}")]
+    Mismatch {
+        /// The release asked for.
+        release: Release,
+        /// What the index promises, and what came.
+        #[source]
+        found: Box<store::Mismatch>,
+    },
+    /// Upstream's answer is on its way, but not within the time that a client waits.
+    #[error("upstream has not sent {what} within {waited:?}; the fetch goes on")]
+    Slow {
+        /// The crate or release asked for.
+        what: String,
+        /// How long this client waited.
+        waited: Duration,
+    },
+    /// Too much is under way.
+    #[error("too many fetches are under way for {what} to join them")]
+    Busy {
+        /// The crate or release asked for.
+        what: String,
+    },
+    /// The job ended without a word: a defect of ours, or the end of the program.
+    #[error("the fetch of {what} was given up")]
+    Lost {
+        /// The crate or release asked for.
+        what: String,
+    },
+    /// The store could not do it.
+    #[error("the store could not do its part for {what}")]
+    Store {
+        /// The crate or release asked for.
+        what: String,
+        /// What is wrong with the store.
+        #[source]
+        source: store::Error,
+    },
+    /// A file of the store could not be read.
+    #[error("the store could not read the file of {what}")]
+    Unreadable {
+        /// The release asked for.
+        what: String,
+        /// Why.
+        #[source]
+        source: Arc<std::io::Error>,
+    },
+}
+
+impl Error {
+    pub(super) fn upstream(what: &impl ToString, source: upstream::Error) -> Error {
+        Error::Upstream {
+            what: what.to_string(),
+            source,
+        }
+    }
+
+    pub(super) fn mismatch(release: &Release, found: store::Mismatch) -> Error {
+        Error::Mismatch {
+            release: release.clone(),
+            found: Box::new(found),
+        }
+    }
+
+    pub(super) fn unreadable(what: &impl ToString, source: std::io::Error) -> Error {
+        Error::Unreadable {
+            what: what.to_string(),
+            source: Arc::new(source),
+        }
+    }
+
+    pub(super) fn store(what: &impl ToString, source: store::Error) -> Error {
+        Error::Store {
+            what: what.to_string(),
+            source,
+        }
+    }
+
+    /// When it may be worth asking again. `None`: asking again changes nothing.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Error::UnknownCrate { .. } | Error::UnknownVersion { .. } | Error::NotHeld { .. } => {
+                None
+            }
+            Error::Upstream { source, .. } => {
+                Some(source.retry_after().unwrap_or(DEFAULT_RETRY_AFTER))
+            }
+            Error::Store { .. } | Error::Unreadable { .. } => Some(STORE_RETRY_AFTER),
+            Error::MissingUpstream { .. }
+            | Error::Mismatch { .. }
+            | Error::Slow { .. }
+            | Error::Busy { .. }
+            | Error::Lost { .. } => Some(DEFAULT_RETRY_AFTER),
+        }
+    }
+
+    /// What a person can do about it.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Error::UnknownCrate { .. } | Error::UnknownVersion { .. } => None,
+            Error::NotHeld { .. } => {
+                Some("fetch it on a mirror with internet first, or set `mode = \"fallback\"`")
+            }
+            Error::Upstream { .. }
+            | Error::Slow { .. }
+            | Error::Busy { .. }
+            | Error::Lost { .. } => Some(
+                "try again in a moment; the mirror's status page shows the state of its upstream",
+            ),
+            Error::MissingUpstream { .. } | Error::Mismatch { .. } => Some(
+                "nothing of it was kept; if it lasts, something between the mirror and its upstream changes the bytes",
+            ),
+            Error::Store { .. } | Error::Unreadable { .. } => {
+                Some("the mirror's administrator finds the cause in its log and on its status page")
+            }
+        }
+    }
+}
+
+/// What a client is told to wait after a failure with no time of its own: the pause after which a
+/// remembered failure is forgotten has passed, and cargo's own back-off begins in this range.
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// A full disk or a damaged file system does not mend within seconds.
+const STORE_RETRY_AFTER: Duration = Duration::from_secs(30);

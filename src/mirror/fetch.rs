@@ -1,0 +1,601 @@
+//! Crate files: read from the store, or fetched by one leader while every client follows behind.
+//!
+//! The leader writes what upstream sends into a spool file and says how far clients may read (the
+//! *release mark*). They read the spool by themselves: a slow client neither slows the leader nor
+//! holds memory, one that hangs up is not missed.
+//!
+//! **What a client may see before the verdict.** A sha256 is known to be right only at the last
+//! byte. A body of up to [`VERIFIED_FIRST_BYTES`] is verified and stored before its first byte is
+//! shown, so that a lie of upstream is a clean error with a status. Of a larger one the last
+//! [`HELD_BACK_BYTES`] stay back until it is verified and stored; when it is not, the transfer is
+//! broken off, which no client takes for a whole file.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::{
+    Inner, Mirror,
+    error::Error,
+    flight::{Boarding, Leader},
+    index::Refreshed,
+};
+use crate::{
+    metrics::{CacheResult, Kind},
+    registry::{Checksum, Release, checksum::Hasher},
+    store::{Blob, ReleaseFacts, Reservation, SpoolReader},
+    upstream::{self, Download, retry},
+};
+
+/// Up to this size a body is verified before a byte of it is shown. Nine in ten crates are
+/// smaller, and at 10 Mbit/s one of this size costs its first client a fifth of a second.
+const VERIFIED_FIRST_BYTES: u64 = 256 * 1024;
+
+/// How much of a larger body is held back until the verdict: more than any buffer between us and
+/// a client, so that a transfer cannot look whole by accident.
+const HELD_BACK_BYTES: u64 = 64 * 1024;
+
+/// How much a follower reads from the spool at a time.
+const FOLLOWER_READ_BYTES: usize = 64 * 1024;
+
+/// How much of a stored file is read at a time to hash it.
+const HASHED_AT_ONCE_BYTES: usize = 1024 * 1024;
+
+/// A crate file that may be served.
+#[derive(Debug)]
+pub enum CrateFile {
+    /// It is in the store.
+    Held {
+        /// The file.
+        blob: Blob,
+        /// Whether it was in the store before it was asked for.
+        result: CacheResult,
+    },
+    /// It is on its way, and the first bytes may be sent.
+    Coming(Follower),
+}
+
+/// What the leader of a fetch tells those who wait.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Progress {
+    /// The whole length, where upstream tells it.
+    len: Option<u64>,
+    /// How far clients may read.
+    released: u64,
+    /// What to read from; set before `released` grows.
+    reader: Option<SpoolReader>,
+    /// How it ended.
+    end: Option<Result<Blob, Error>>,
+}
+
+impl Progress {
+    /// Lets clients read as far as they may when `written` bytes are there. Whether that is further
+    /// than before.
+    fn release(&mut self, written: u64) -> bool {
+        let mark = release_mark(self.len, written);
+        let further = mark > self.released;
+        self.released = self.released.max(mark);
+        further
+    }
+
+    fn may_be_answered(&self) -> bool {
+        self.released > 0 || self.end.is_some()
+    }
+}
+
+impl Mirror {
+    /// The file of `release`.
+    ///
+    /// Cancel safe: a fetch runs on a task of its own, and what it gets is kept.
+    ///
+    /// # Errors
+    /// [`Error::UnknownCrate`] and [`Error::UnknownVersion`] where the index, asked again, does
+    /// not have it; [`Error::NotHeld`] in mode `offline`; [`Error::Mismatch`] where upstream lied;
+    /// [`Error::Upstream`] and the like where upstream is in trouble; [`Error::Store`].
+    pub async fn crate_file(&self, release: &Release) -> Result<CrateFile, Error> {
+        let inner = &self.inner;
+        let mut facts = inner.listed(release)?;
+        let mut blob = inner.sound_blob(release, facts.as_ref()).await?;
+        // A version that upstream took out of its index is served as long as its file is here.
+        let fetchable = facts.as_ref().is_some_and(|facts| !facts.removed);
+        if blob.is_none() && !fetchable {
+            let listed = self.look_again(release).await?;
+            blob = inner.sound_blob(release, Some(&listed)).await?;
+            facts = Some(listed);
+        }
+        match (blob, facts) {
+            (Some(blob), _) => {
+                inner.metrics.cache(Kind::Crate, CacheResult::Hit);
+                Ok(CrateFile::Held {
+                    blob,
+                    result: CacheResult::Hit,
+                })
+            }
+            (None, Some(facts)) if inner.options.mode.asks() => {
+                inner.metrics.cache(Kind::Crate, CacheResult::Miss);
+                self.fetch(release, &facts).await
+            }
+            (None, _) => {
+                inner.metrics.cache(Kind::Crate, CacheResult::Negative);
+                Err(Error::NotHeld {
+                    what: release.to_string(),
+                })
+            }
+        }
+    }
+
+    /// The index does not list `release`: perhaps it was published a moment ago, so the entry is
+    /// asked for again, once, unless that was done within the negative time.
+    async fn look_again(&self, release: &Release) -> Result<ReleaseFacts, Error> {
+        let inner = &self.inner;
+        if !inner.options.mode.asks() {
+            return Err(Error::NotHeld {
+                what: release.to_string(),
+            });
+        }
+        if inner.was_absent(release) {
+            return Err(Error::UnknownVersion {
+                release: release.clone(),
+            });
+        }
+        if let Refreshed::Absent = self
+            .refresh(&release.name, inner.options.answer_within)
+            .await?
+        {
+            return Err(Error::UnknownCrate {
+                name: release.name.clone(),
+            });
+        }
+        let listed = inner.listed(release)?.filter(|facts| !facts.removed);
+        listed.ok_or_else(|| {
+            inner
+                .absent_releases
+                .insert(release.clone(), inner.clock.now());
+            Error::UnknownVersion {
+                release: release.clone(),
+            }
+        })
+    }
+
+    /// Joins the fetch of these bytes or begins it, and waits until the first may be sent.
+    async fn fetch(&self, release: &Release, facts: &ReleaseFacts) -> Result<CrateFile, Error> {
+        let progress = match self.inner.fetches.board(&facts.checksum, Progress::default) {
+            Boarding::Joined(progress) => progress,
+            Boarding::Lead(leader, progress) => {
+                let (inner, facts) = (Arc::clone(&self.inner), facts.clone());
+                let led = self
+                    .inner
+                    .tasks
+                    .read()
+                    .spawn(async move { inner.lead_fetch(&facts, leader).await });
+                drop(led);
+                progress
+            }
+            Boarding::Full => {
+                return Err(Error::Busy {
+                    what: release.to_string(),
+                });
+            }
+        };
+        first_bytes(
+            release,
+            &facts.checksum,
+            progress,
+            self.inner.options.answer_within,
+        )
+        .await
+    }
+}
+
+async fn first_bytes(
+    release: &Release,
+    checksum: &Checksum,
+    mut progress: watch::Receiver<Progress>,
+    patience: Duration,
+) -> Result<CrateFile, Error> {
+    let lost = || Error::Lost {
+        what: release.to_string(),
+    };
+    match tokio::time::timeout(patience, progress.wait_for(Progress::may_be_answered)).await {
+        Ok(Ok(_there)) => {}
+        Ok(Err(_closed)) => return Err(lost()),
+        Err(_elapsed) => {
+            return Err(Error::Slow {
+                what: release.to_string(),
+                waited: patience,
+            });
+        }
+    }
+    let state = progress.borrow().clone();
+    match (state.end, state.reader) {
+        (Some(Ok(blob)), _) => Ok(CrateFile::Held {
+            blob,
+            result: CacheResult::Miss,
+        }),
+        (Some(Err(error)), _) => Err(error),
+        (None, Some(reader)) => Ok(CrateFile::Coming(Follower {
+            what: release.to_string(),
+            checksum: *checksum,
+            len: state.len,
+            read: 0,
+            reader,
+            progress,
+        })),
+        (None, None) => Err(lost()),
+    }
+}
+
+impl Inner {
+    fn listed(&self, release: &Release) -> Result<Option<ReleaseFacts>, Error> {
+        self.store
+            .release(release)
+            .map_err(|error| Error::store(release, error))
+    }
+
+    /// The file of a release, if it is held and is still what it was when it was stored.
+    ///
+    /// Whatever happened to the disk meanwhile, a file is read and hashed once before it is served
+    /// for the first time since the start; a damaged one counts as not held, and fetching it anew
+    /// replaces it.
+    async fn sound_blob(
+        &self,
+        release: &Release,
+        facts: Option<&ReleaseFacts>,
+    ) -> Result<Option<Blob>, Error> {
+        let Some(checksum) = facts.map(|facts| facts.checksum) else {
+            return Ok(None);
+        };
+        let held = self
+            .store
+            .blob(&checksum)
+            .map_err(|error| Error::store(release, error))?;
+        let Some(blob) = held else {
+            return Ok(None);
+        };
+        if self.sound.get(&checksum) == Some(blob.len()) {
+            return Ok(Some(blob));
+        }
+        let read = blob.clone();
+        let found = tokio::task::spawn_blocking(move || hash(&read))
+            .await
+            .map_err(|_panicked| Error::Lost {
+                what: release.to_string(),
+            })?
+            .map_err(|error| Error::unreadable(release, error))?;
+        if found == checksum {
+            self.sound.insert(checksum, blob.len());
+            return Ok(Some(blob));
+        }
+        tracing::error!(%release, %checksum, %found, size_bytes = blob.len(), "the stored file of {release} is damaged; it is fetched again");
+        self.metrics.damaged_blob();
+        Ok(None)
+    }
+
+    /// Whether the index was asked for this release in vain within the negative time.
+    fn was_absent(&self, release: &Release) -> bool {
+        self.absent_releases.get(release).is_some_and(|asked| {
+            let age = self.clock.now().duration_since(asked);
+            age.is_ok_and(|age| age < self.options.freshness.negative_for)
+        })
+    }
+
+    async fn lead_fetch(
+        self: Arc<Self>,
+        facts: &ReleaseFacts,
+        mut leader: Leader<Checksum, Progress>,
+    ) {
+        let started = Instant::now();
+        let release = Release {
+            name: facts.name.clone(),
+            version: facts.version.clone(),
+        };
+        let end = self.fetch_now(&release, &facts.checksum, &leader).await;
+        let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match &end {
+            Ok(blob) => {
+                tracing::info!(krate.name = %release.name, krate.version = %release.version, size_bytes = blob.len(), duration_ms, "fetched {release}");
+            }
+            Err(error) => {
+                leader.remember(self.options.remember_failure);
+                tracing::warn!(krate.name = %release.name, krate.version = %release.version, duration_ms, error = error as &dyn std::error::Error, "could not fetch {release}");
+            }
+        }
+        leader.update(|progress| {
+            if let Ok(blob) = &end {
+                progress.released = blob.len();
+            }
+            progress.end = Some(end);
+            true
+        });
+    }
+
+    async fn fetch_now(
+        &self,
+        release: &Release,
+        checksum: &Checksum,
+        leader: &Leader<Checksum, Progress>,
+    ) -> Result<Blob, Error> {
+        let spool = self.spool(release, checksum, leader).await?;
+        let (release_, now) = (release.clone(), self.clock.now());
+        tokio::task::spawn_blocking(move || spool.commit(&release_, now))
+            .await
+            .map_err(|_panicked| Error::Lost {
+                what: release.to_string(),
+            })?
+            .map_err(|error| Error::store(release, error))
+            .inspect(|blob| self.sound.insert(*checksum, blob.len()))
+    }
+
+    /// Brings the whole body into a spool file, in as many attempts as the retry policy allows. A
+    /// later attempt goes on where the last one broke off: the sha256 of the whole decides anyhow.
+    async fn spool(
+        &self,
+        release: &Release,
+        checksum: &Checksum,
+        leader: &Leader<Checksum, Progress>,
+    ) -> Result<Reservation, Error> {
+        let policy = retry::Backoff::for_clients(self.upstream.options());
+        let mut coming = Coming {
+            spool: None,
+            heard: Instant::now(),
+        };
+        for attempt in 1.. {
+            let failure = match self.attempt(release, checksum, &mut coming, leader).await {
+                Ok(()) => break,
+                Err(Attempt::Final(error)) => return Err(error),
+                Err(Attempt::Upstream(error)) => error,
+            };
+            let Some(pause) =
+                policy.pause(attempt, &failure, coming.heard.elapsed(), fastrand::f64())
+            else {
+                return Err(of_upstream(release, failure));
+            };
+            tracing::debug!(%release, attempt, ?pause, error = &failure as &dyn std::error::Error, "tries {release} again");
+            tokio::time::sleep(pause).await;
+        }
+        coming.spool.ok_or_else(|| Error::Lost {
+            what: release.to_string(),
+        })
+    }
+
+    async fn attempt(
+        &self,
+        release: &Release,
+        checksum: &Checksum,
+        coming: &mut Coming,
+        leader: &Leader<Checksum, Progress>,
+    ) -> Result<(), Attempt> {
+        let from = coming.spool.as_ref().map_or(0, Reservation::written);
+        let mut body = self.upstream.download(release, checksum, from).await?;
+        let mut spool = match coming.spool.take() {
+            Some(spool) => spool,
+            None => self.reserve(release, checksum, body.len(), leader).await?,
+        };
+        let received = receive(
+            &mut body,
+            &mut spool,
+            from,
+            release,
+            leader,
+            &mut coming.heard,
+        )
+        .await;
+        let verified = received.and_then(|()| {
+            spool.verify().map_err(|mismatch| {
+                body.mismatch();
+                self.metrics.mismatch();
+                Attempt::Final(Error::mismatch(release, mismatch))
+            })
+        });
+        coming.spool = Some(spool);
+        verified
+    }
+
+    /// Makes the spool file, and lets those who wait read from it.
+    async fn reserve(
+        &self,
+        release: &Release,
+        checksum: &Checksum,
+        len: Option<u64>,
+        leader: &Leader<Checksum, Progress>,
+    ) -> Result<Reservation, Attempt> {
+        let (store, checksum) = (self.store.clone(), *checksum);
+        let reserved = tokio::task::spawn_blocking(move || store.reserve(&checksum, len))
+            .await
+            .map_err(|_panicked| {
+                Attempt::Final(Error::Lost {
+                    what: release.to_string(),
+                })
+            })?
+            .map_err(|error| Attempt::Final(Error::store(release, error)))?;
+        leader.update(|progress| {
+            progress.len = len;
+            progress.reader = Some(reserved.reader());
+            true
+        });
+        Ok(reserved)
+    }
+}
+
+/// Takes a body into the spool, which has `from` bytes already, and lets readers follow.
+async fn receive(
+    body: &mut Download,
+    spool: &mut Reservation,
+    from: u64,
+    release: &Release,
+    leader: &Leader<Checksum, Progress>,
+    heard: &mut Instant,
+) -> Result<(), Attempt> {
+    // An upstream without ranges begins anew: what is there already is passed over.
+    let mut pass_over = from.saturating_sub(body.start());
+    while let Some(mut chunk) = body.next().await? {
+        let known = usize::try_from(pass_over).map_or(chunk.len(), |skip| skip.min(chunk.len()));
+        drop(chunk.split_to(known));
+        pass_over = pass_over.saturating_sub(known as u64);
+        // The page cache takes a chunk at once, but a disk in trouble may not.
+        tokio::task::block_in_place(|| spool.write(&chunk))
+            .map_err(|error| Attempt::Final(Error::store(release, error)))?;
+        *heard = Instant::now();
+        leader.update(|progress| progress.release(spool.written()));
+    }
+    Ok(())
+}
+
+/// A body over its attempts.
+struct Coming {
+    /// What there is of it; `None` until upstream answers for the first time.
+    spool: Option<Reservation>,
+    /// When the fetch began or last got a byte.
+    heard: Instant,
+}
+
+/// How an attempt at a body failed.
+enum Attempt {
+    /// Upstream's fault: the retry policy decides.
+    Upstream(upstream::Error),
+    /// Ours: another attempt would fail too.
+    Final(Error),
+}
+
+impl From<upstream::Error> for Attempt {
+    fn from(error: upstream::Error) -> Attempt {
+        Attempt::Upstream(error)
+    }
+}
+
+fn of_upstream(release: &Release, error: upstream::Error) -> Error {
+    if error.is_not_found() {
+        return Error::MissingUpstream {
+            release: release.clone(),
+        };
+    }
+    Error::upstream(release, error)
+}
+
+/// The checksum of a stored file as it is on the disk now.
+fn hash(blob: &Blob) -> std::io::Result<Checksum> {
+    let mut hasher = Hasher::default();
+    let mut at = 0;
+    while at < blob.len() {
+        let left = usize::try_from(blob.len().saturating_sub(at));
+        let piece = blob.read_range(
+            at,
+            left.map_or(HASHED_AT_ONCE_BYTES, |left| left.min(HASHED_AT_ONCE_BYTES)),
+        )?;
+        if piece.is_empty() {
+            break;
+        }
+        hasher.update(&piece);
+        at = at.saturating_add(piece.len() as u64);
+    }
+    Ok(hasher.finish())
+}
+
+/// How far clients may read when `written` bytes are in the spool.
+fn release_mark(len: Option<u64>, written: u64) -> u64 {
+    let small = len.is_some_and(|len| len <= VERIFIED_FIRST_BYTES);
+    if small || written <= VERIFIED_FIRST_BYTES {
+        return 0;
+    }
+    written.saturating_sub(HELD_BACK_BYTES)
+}
+
+/// A body on its way. It ends well only when the whole was verified and stored.
+#[derive(Debug)]
+pub struct Follower {
+    what: String,
+    checksum: Checksum,
+    len: Option<u64>,
+    read: u64,
+    reader: SpoolReader,
+    progress: watch::Receiver<Progress>,
+}
+
+impl Follower {
+    /// What the whole will be, or the transfer ends with an error.
+    pub fn checksum(&self) -> &Checksum {
+        &self.checksum
+    }
+
+    /// The whole length in bytes, where upstream tells it.
+    pub fn len(&self) -> Option<u64> {
+        self.len
+    }
+
+    /// Whether there is nothing to send, which no crate file is.
+    pub fn is_empty(&self) -> bool {
+        self.len == Some(0)
+    }
+
+    /// The next bytes, waiting for them where the leader has not come so far. `None`: that was
+    /// all, it is verified, and it is in the store.
+    ///
+    /// # Errors
+    /// Whatever ended the fetch. The transfer must then be broken off.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            let (released, end) = {
+                let progress = self.progress.borrow_and_update();
+                (progress.released, progress.end.clone())
+            };
+            match end {
+                Some(Err(error)) => return Err(error),
+                _ if self.read < released => return self.read_on(released).await.map(Some),
+                Some(Ok(_)) => return Ok(None),
+                None => self
+                    .progress
+                    .changed()
+                    .await
+                    .map_err(|_closed| self.lost())?,
+            }
+        }
+    }
+
+    async fn read_on(&mut self, released: u64) -> Result<Bytes, Error> {
+        let (reader, from) = (self.reader.clone(), self.read);
+        let wanted = usize::try_from(released.saturating_sub(from))
+            .map_or(FOLLOWER_READ_BYTES, |left| left.min(FOLLOWER_READ_BYTES));
+        // A client so slow that the bytes have left the page cache must not hold up a worker.
+        let bytes = tokio::task::spawn_blocking(move || reader.read_range(from, wanted))
+            .await
+            .map_err(|_panicked| self.lost())?
+            .map_err(|error| Error::unreadable(&self.what, error))?;
+        if bytes.is_empty() {
+            return Err(self.lost());
+        }
+        self.read = self.read.saturating_add(bytes.len() as u64);
+        Ok(bytes)
+    }
+
+    fn lost(&self) -> Error {
+        Error::Lost {
+            what: self.what.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_body_is_verified_before_a_byte_is_shown() {
+        assert_eq!(
+            release_mark(Some(VERIFIED_FIRST_BYTES), VERIFIED_FIRST_BYTES),
+            0
+        );
+        assert_eq!(release_mark(None, VERIFIED_FIRST_BYTES), 0);
+    }
+
+    #[test]
+    fn of_a_large_body_the_end_is_held_back() {
+        let len = 4 * VERIFIED_FIRST_BYTES;
+        assert_eq!(release_mark(Some(len), VERIFIED_FIRST_BYTES), 0);
+        assert_eq!(release_mark(Some(len), len), len - HELD_BACK_BYTES);
+        assert_eq!(release_mark(None, len), len - HELD_BACK_BYTES);
+    }
+}

@@ -1,0 +1,184 @@
+//! One job for all who wait for the same thing: joining it, leading it, and remembering its failure for a moment.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// How many jobs of one kind may be under way or remembered. A client that asks for a hundred
+/// thousand different names gets "busy" and not our memory; cargo never has more than some
+/// hundreds of requests under way.
+const MAX_FLIGHTS: usize = 8192;
+
+/// Jobs by what they are about. A job's state is a `V` that its leader sets and all others watch.
+#[derive(Debug)]
+pub(super) struct Flights<K, V> {
+    flights: Arc<Mutex<HashMap<K, Flight<V>>>>,
+}
+
+#[derive(Debug)]
+struct Flight<V> {
+    state: watch::Receiver<V>,
+    /// Set when the job has failed: until then its failure answers those who ask again.
+    remembered_until: Option<Instant>,
+}
+
+/// What one who asks for a job gets.
+#[derive(Debug)]
+pub(super) enum Boarding<K: Eq + Hash, V> {
+    /// The job is under way, or its failure is remembered.
+    Joined(watch::Receiver<V>),
+    /// There was none: the caller must start it, on a task of its own.
+    Lead(Leader<K, V>, watch::Receiver<V>),
+    /// Too many jobs are under way.
+    Full,
+}
+
+impl<K: Eq + Hash + Clone, V> Flights<K, V> {
+    pub(super) fn new() -> Flights<K, V> {
+        Flights {
+            flights: Arc::default(),
+        }
+    }
+
+    /// How many jobs are under way or remembered.
+    pub(super) fn len(&self) -> usize {
+        self.flights.lock().len()
+    }
+
+    /// Joins the job about `key`, or makes the caller its leader, beginning with the state `start`.
+    pub(super) fn board(&self, key: &K, start: impl FnOnce() -> V) -> Boarding<K, V> {
+        let now = Instant::now();
+        let mut flights = self.flights.lock();
+        if let Some(flight) = flights.get(key)
+            && flight.remembered_until.is_none_or(|until| now < until)
+        {
+            return Boarding::Joined(flight.state.clone());
+        }
+        if flights.len() >= MAX_FLIGHTS {
+            flights.retain(|_, flight| flight.remembered_until.is_none_or(|until| now < until));
+            if flights.len() >= MAX_FLIGHTS {
+                return Boarding::Full;
+            }
+        }
+        let (sender, state) = watch::channel(start());
+        let flight = Flight {
+            state: state.clone(),
+            remembered_until: None,
+        };
+        flights.insert(key.clone(), flight);
+        let leader = Leader {
+            key: key.clone(),
+            state: sender,
+            flights: Arc::clone(&self.flights),
+            remember_for: None,
+        };
+        Boarding::Lead(leader, state)
+    }
+}
+
+/// The right and the duty to bring a job to its end. When it is dropped the job is over: a leader
+/// that panicked leaves watchers with a closed channel, never with an endless wait.
+#[derive(Debug)]
+pub(super) struct Leader<K: Eq + Hash, V> {
+    key: K,
+    state: watch::Sender<V>,
+    flights: Arc<Mutex<HashMap<K, Flight<V>>>>,
+    remember_for: Option<Duration>,
+}
+
+impl<K: Eq + Hash, V> Leader<K, V> {
+    /// Changes the state, and wakes all who watch it if `change` says that it matters to them.
+    pub(super) fn update(&self, change: impl FnOnce(&mut V) -> bool) {
+        self.state.send_if_modified(change);
+    }
+
+    /// Lets the last state answer whoever asks within `pause`, instead of a new job.
+    pub(super) fn remember(&mut self, pause: Duration) {
+        self.remember_for = Some(pause);
+    }
+}
+
+impl<K: Eq + Hash, V> Drop for Leader<K, V> {
+    fn drop(&mut self) {
+        let mut flights = self.flights.lock();
+        match (self.remember_for, flights.get_mut(&self.key)) {
+            (Some(pause), Some(flight)) => flight.remembered_until = Some(Instant::now() + pause),
+            (None, Some(_)) => drop(flights.remove(&self.key)),
+            (_, None) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lead(flights: &Flights<&'static str, u32>) -> Leader<&'static str, u32> {
+        match flights.board(&"a", || 0) {
+            Boarding::Lead(leader, _) => leader,
+            other => panic!("expected to lead, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_second_joins_the_first() {
+        let flights = Flights::new();
+        let leader = lead(&flights);
+        let Boarding::Joined(state) = flights.board(&"a", || 7) else {
+            panic!("expected to join");
+        };
+        leader.update(|value| {
+            *value = 1;
+            true
+        });
+        assert_eq!(*state.borrow(), 1);
+        drop(leader);
+        drop(lead(&flights));
+    }
+
+    #[test]
+    fn a_failure_is_remembered_for_a_moment_only() {
+        let flights = Flights::new();
+        let mut leader = lead(&flights);
+        leader.remember(Duration::from_secs(60));
+        drop(leader);
+        assert!(matches!(flights.board(&"a", || 0), Boarding::Joined(_)));
+
+        let flights = Flights::new();
+        let mut leader = lead(&flights);
+        leader.remember(Duration::ZERO);
+        drop(leader);
+        drop(lead(&flights));
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_is_lost_wakes_those_who_wait() {
+        let flights = Flights::new();
+        let leader = lead(&flights);
+        let Boarding::Joined(mut state) = flights.board(&"a", || 7) else {
+            panic!("expected to join");
+        };
+        drop(leader);
+        assert!(state.changed().await.is_err());
+    }
+
+    #[test]
+    fn there_is_a_bound() {
+        let flights: Flights<usize, ()> = Flights::new();
+        let leaders: Vec<_> = (0..MAX_FLIGHTS)
+            .map(|key| flights.board(&key, || ()))
+            .collect();
+        assert!(matches!(flights.board(&MAX_FLIGHTS, || ()), Boarding::Full));
+        drop(leaders);
+        assert!(matches!(
+            flights.board(&MAX_FLIGHTS, || ()),
+            Boarding::Lead(..)
+        ));
+    }
+}

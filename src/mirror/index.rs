@@ -1,0 +1,332 @@
+//! Index entries: from the store while fresh, asked for once for all who wait, stale when upstream is in trouble.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use super::{
+    Inner, Mirror,
+    error::Error,
+    flight::{Boarding, Leader},
+};
+use crate::{
+    metrics::{CacheResult, Kind},
+    policy::freshness::{self, AfterFailure, Decision, Held, Mode},
+    registry::{CrateName, IndexFile},
+    store::{self, Change, EntryFacts},
+    upstream::{self, IndexAnswer},
+};
+
+/// An index entry that may be served now.
+#[derive(Debug, Clone)]
+pub struct IndexEntry {
+    /// What is known of it; [`Mirror::snapshot`] has the bytes.
+    pub facts: EntryFacts,
+    /// How long it may be served again without asking. Zero when it is stale.
+    pub fresh_for: Duration,
+    /// `Some`: upstream could not be asked, and this long ago it last was.
+    pub stale_for: Option<Duration>,
+    /// Where it came from.
+    pub result: CacheResult,
+}
+
+/// What asking upstream for an entry came to.
+#[derive(Debug, Clone)]
+pub(super) enum Refreshed {
+    /// Upstream has it, and so does the store now.
+    Present(CacheResult),
+    /// Upstream does not have it, and neither does the store.
+    Absent,
+}
+
+type Watch = watch::Receiver<Option<Result<Refreshed, Error>>>;
+
+impl Mirror {
+    /// The index entry of `name`, as fresh as the mode and upstream allow.
+    ///
+    /// Cancel safe: the request to upstream runs on a task of its own and serves the next who asks.
+    ///
+    /// # Errors
+    /// [`Error::UnknownCrate`] where upstream says so, [`Error::NotHeld`] in mode `offline`, and
+    /// [`Error::Upstream`], [`Error::Slow`] or [`Error::Busy`] where upstream is in trouble and
+    /// nothing is held that the mode lets us serve.
+    pub async fn index_entry(&self, name: &CrateName) -> Result<IndexEntry, Error> {
+        let entry = self.index_entry_uncounted(name).await;
+        let result = match &entry {
+            Ok(entry) => Some(entry.result),
+            Err(Error::UnknownCrate { .. } | Error::NotHeld { .. }) => Some(CacheResult::Negative),
+            Err(_) => None,
+        };
+        if let Some(result) = result {
+            self.inner.metrics.cache(Kind::Index, result);
+        }
+        entry
+    }
+
+    async fn index_entry_uncounted(&self, name: &CrateName) -> Result<IndexEntry, Error> {
+        let inner = &self.inner;
+        let held = inner.held(name)?;
+        match (inner.decide(name, held.as_ref()), held) {
+            (Decision::Serve { still }, Some(facts)) => Ok(fresh(facts, still, CacheResult::Hit)),
+            (Decision::Serve { .. } | Decision::Absent { .. }, _) => {
+                Err(Error::UnknownCrate { name: name.clone() })
+            }
+            (Decision::Unknown, _) => Err(Error::NotHeld { what: what(name) }),
+            (Decision::Fetch, _) => self.ask(name, None).await,
+            (Decision::Revalidate { may_serve_stale }, held) => {
+                self.ask(name, held.filter(|_| may_serve_stale)).await
+            }
+        }
+    }
+
+    /// Asks upstream; `fallback` is what may be served when that fails or takes too long.
+    async fn ask(
+        &self,
+        name: &CrateName,
+        fallback: Option<EntryFacts>,
+    ) -> Result<IndexEntry, Error> {
+        let inner = &self.inner;
+        let patience = match fallback {
+            Some(_) => inner.options.patience,
+            None => inner.options.answer_within,
+        };
+        let error = match self.refresh(name, patience).await {
+            Ok(Refreshed::Absent) => return Err(Error::UnknownCrate { name: name.clone() }),
+            Ok(Refreshed::Present(result)) => return inner.refreshed(name, result),
+            Err(error) => error,
+        };
+        let held = fallback.as_ref().map(as_held);
+        match (
+            freshness::after_failure(inner.options.mode, held, inner.clock.now()),
+            fallback,
+        ) {
+            (AfterFailure::ServeStale { age }, Some(facts)) => {
+                tracing::debug!(krate.name = %name, stale_s = age.as_secs(), %error, "served `{name}` stale");
+                Ok(IndexEntry {
+                    facts,
+                    fresh_for: Duration::ZERO,
+                    stale_for: Some(age),
+                    result: CacheResult::Stale,
+                })
+            }
+            (AfterFailure::ServeStale { .. } | AfterFailure::Unavailable, _) => Err(error),
+        }
+    }
+
+    /// Asks upstream for the entry of `name`, once for all who want that now, and waits at most `patience`.
+    pub(super) async fn refresh(
+        &self,
+        name: &CrateName,
+        patience: Duration,
+    ) -> Result<Refreshed, Error> {
+        let watch = match self.inner.refreshes.board(name, || None) {
+            Boarding::Joined(watch) => watch,
+            Boarding::Lead(leader, watch) => {
+                let (inner, name) = (Arc::clone(&self.inner), name.clone());
+                let led = self
+                    .inner
+                    .tasks
+                    .read()
+                    .spawn(async move { inner.lead_refresh(name, leader).await });
+                drop(led);
+                watch
+            }
+            Boarding::Full => return Err(Error::Busy { what: what(name) }),
+        };
+        outcome(name, watch, patience).await
+    }
+}
+
+impl Inner {
+    /// The entry that the store has the bytes of; a record without them (after a rebuild) counts as none.
+    fn held(&self, name: &CrateName) -> Result<Option<EntryFacts>, Error> {
+        let facts = self
+            .store
+            .entry(name)
+            .map_err(|error| Error::store(&what(name), error))?;
+        Ok(facts.filter(|facts| facts.has_snapshot))
+    }
+
+    fn decide(&self, name: &CrateName, held: Option<&EntryFacts>) -> Decision {
+        let known = match held {
+            Some(facts) => Some(as_held(facts)),
+            None => self.absent.get(name).map(|checked| Held {
+                checked,
+                gone: true,
+            }),
+        };
+        freshness::decide(
+            self.options.mode,
+            known,
+            self.clock.now(),
+            &self.options.freshness,
+            name,
+        )
+    }
+
+    /// The entry that upstream has just confirmed or sent.
+    fn refreshed(&self, name: &CrateName, result: CacheResult) -> Result<IndexEntry, Error> {
+        let facts = self
+            .held(name)?
+            .ok_or_else(|| Error::Lost { what: what(name) })?;
+        let fresh_for = match self.decide(name, Some(&facts)) {
+            Decision::Serve { still } => still,
+            Decision::Revalidate { .. }
+            | Decision::Fetch
+            | Decision::Absent { .. }
+            | Decision::Unknown => Duration::ZERO,
+        };
+        Ok(fresh(facts, fresh_for, result))
+    }
+
+    async fn lead_refresh(
+        self: Arc<Self>,
+        name: CrateName,
+        mut leader: Leader<CrateName, Option<Result<Refreshed, Error>>>,
+    ) {
+        let refreshed = self.refresh_now(&name).await;
+        if let Err(error) = &refreshed {
+            leader.remember(self.options.remember_failure);
+            tracing::warn!(krate.name = %name, error = error as &dyn std::error::Error, "could not refresh the index entry of `{name}`");
+        }
+        leader.update(|state| {
+            *state = Some(refreshed);
+            true
+        });
+    }
+
+    async fn refresh_now(&self, name: &CrateName) -> Result<Refreshed, Error> {
+        let held = self.held(name)?;
+        let known = held.as_ref().map(validators).unwrap_or_default();
+        let answer = self
+            .upstream
+            .index_entry(name, &known)
+            .await
+            .map_err(|error| Error::upstream(&what(name), error))?;
+        let checked = self.clock.now();
+        match (answer, held) {
+            (IndexAnswer::NotModified, Some(_)) => {
+                self.store.touch(name, checked, None);
+                Ok(Refreshed::Present(CacheResult::Revalidated))
+            }
+            // The upstream room turns an unasked 304 into an error, so this is not met.
+            (IndexAnswer::NotModified, None) => Err(Error::Lost { what: what(name) }),
+            (IndexAnswer::Changed { file, validators }, held) => {
+                self.take(name, file, validators, held).await
+            }
+            (IndexAnswer::NotFound, None) => {
+                self.absent.insert(name.clone(), checked);
+                Ok(Refreshed::Absent)
+            }
+            (IndexAnswer::NotFound, Some(facts)) => self.keep_gone(name, &facts).await,
+        }
+    }
+
+    /// Takes what upstream sent: new bytes are published, known ones only noted as checked.
+    async fn take(
+        &self,
+        name: &CrateName,
+        file: IndexFile,
+        validators: upstream::Validators,
+        held: Option<EntryFacts>,
+    ) -> Result<Refreshed, Error> {
+        let checked = self.clock.now();
+        let validators = store::Validators {
+            etag: validators.etag,
+            last_modified: validators.last_modified,
+        };
+        let known = held.is_some_and(|facts| !facts.gone && facts.describes(file.bytes()));
+        if known {
+            self.store.touch(name, checked, Some(validators));
+            return Ok(Refreshed::Present(CacheResult::Revalidated));
+        }
+        let change = Change::Index {
+            name: name.clone(),
+            file,
+            validators,
+            checked,
+        };
+        self.publish(name, change).await?;
+        self.absent.remove(name);
+        Ok(Refreshed::Present(CacheResult::Miss))
+    }
+
+    /// Upstream says 404 for a name that is held: it is kept, served on, and the fact is journaled once.
+    async fn keep_gone(&self, name: &CrateName, facts: &EntryFacts) -> Result<Refreshed, Error> {
+        let checked = self.clock.now();
+        if facts.gone {
+            self.store.touch(name, checked, None);
+        } else {
+            let change = Change::Gone {
+                name: name.clone(),
+                checked,
+            };
+            self.publish(name, change).await?;
+        }
+        Ok(Refreshed::Present(CacheResult::Revalidated))
+    }
+
+    async fn publish(&self, name: &CrateName, change: Change) -> Result<(), Error> {
+        let (store, now) = (self.store.clone(), self.clock.now());
+        let published = tokio::task::spawn_blocking(move || store.publish(vec![change], now)).await;
+        let events = published
+            .map_err(|_panicked| Error::Lost { what: what(name) })?
+            .map_err(|error| Error::store(&what(name), error))?;
+        for event in events {
+            tracing::info!(krate.name = %name, "{event}");
+        }
+        Ok(())
+    }
+}
+
+/// A name that turned 404 upstream has bytes to serve here, so it is not `gone` to the policy.
+fn as_held(facts: &EntryFacts) -> Held {
+    Held {
+        checked: facts.checked,
+        gone: false,
+    }
+}
+
+fn validators(facts: &EntryFacts) -> upstream::Validators {
+    upstream::Validators {
+        etag: facts.etag.clone(),
+        last_modified: facts.last_modified.clone(),
+    }
+}
+
+fn fresh(facts: EntryFacts, fresh_for: Duration, result: CacheResult) -> IndexEntry {
+    IndexEntry {
+        facts,
+        fresh_for,
+        stale_for: None,
+        result,
+    }
+}
+
+fn what(name: &CrateName) -> String {
+    format!("the index entry of `{name}`")
+}
+
+async fn outcome(
+    name: &CrateName,
+    mut watch: Watch,
+    patience: Duration,
+) -> Result<Refreshed, Error> {
+    match tokio::time::timeout(patience, watch.wait_for(Option::is_some)).await {
+        Ok(Ok(state)) => state
+            .clone()
+            .unwrap_or_else(|| Err(Error::Lost { what: what(name) })),
+        Ok(Err(_closed)) => Err(Error::Lost { what: what(name) }),
+        Err(_elapsed) => Err(Error::Slow {
+            what: what(name),
+            waited: patience,
+        }),
+    }
+}
+
+impl Mode {
+    /// Whether this mode ever asks upstream.
+    pub(super) fn asks(self) -> bool {
+        !matches!(self, Mode::Offline)
+    }
+}

@@ -1,0 +1,245 @@
+//! The jobs: what the mirror does so that a crate or an index entry is here when it is asked for.
+//!
+//! Two walks pass through here (the map in the crate's docs has them whole):
+//! - an **index entry** ([`Mirror::index_entry`]) is answered from the store while it is fresh;
+//!   then one conditional request goes upstream for all who wait, and when that fails the stored
+//!   entry is served, with its age, unless the mode forbids it;
+//! - a **crate file** ([`Mirror::crate_file`]) is read from the store, or fetched by one leader on
+//!   a task of its own, verified, made durable and only then shown as whole.
+//!
+//! Decisions are made in `policy`, which is pure; the time comes from the [`Clock`] here.
+
+mod error;
+mod fetch;
+mod flight;
+mod index;
+mod tasks;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+pub use error::Error;
+pub use fetch::{CrateFile, Follower};
+pub use index::IndexEntry;
+pub use tasks::Clock;
+
+use self::{fetch::Progress, flight::Flights, index::Refreshed, tasks::Tasks};
+use crate::{
+    metrics::Metrics,
+    policy::freshness::{self, Mode},
+    registry::{Checksum, CrateName, Release},
+    store::{self, Snapshot, Store},
+    upstream::{self, Upstream},
+};
+
+/// How the mirror behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What to do when upstream cannot be asked.
+    pub mode: Mode,
+    /// How long index entries are taken at their word.
+    pub freshness: freshness::Options,
+    /// How long a client waits for upstream while a stale entry could be served. Under the five
+    /// seconds after which a person wonders, over a slow round trip around the world.
+    pub patience: Duration,
+    /// How long a client waits at all, before it is told to ask again. Cargo gives up after 30 s
+    /// without a byte.
+    pub answer_within: Duration,
+    /// How long a failure answers those who ask for the same thing again: longer than a herd
+    /// takes to arrive, shorter than cargo's first retry.
+    pub remember_failure: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            mode: Mode::Fallback,
+            freshness: freshness::Options::default(),
+            patience: Duration::from_secs(4),
+            answer_within: Duration::from_secs(25),
+            remember_failure: Duration::from_secs(1),
+        }
+    }
+}
+
+/// How many names that upstream does not have are remembered; each takes about 150 bytes.
+const MAX_ABSENT_NAMES: usize = 16_384;
+
+/// How many stored files are remembered as sound; each takes about 80 bytes. One that is forgotten
+/// is hashed again when it is next asked for.
+const MAX_SOUND_BLOBS: usize = 131_072;
+
+/// How often what was gathered in memory (times of checks) goes to the store. What a crash loses
+/// of it costs one conditional request an entry.
+const FLUSH_PERIOD: Duration = Duration::from_secs(60);
+
+/// The mirror. A handle: cloning it is cheap, and all clones are one.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    options: Options,
+    store: Store,
+    upstream: Upstream,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    refreshes: Flights<CrateName, Option<Result<Refreshed, Error>>>,
+    fetches: Flights<Checksum, Progress>,
+    /// Names that upstream does not have, and when it said so.
+    absent: quick_cache::sync::Cache<CrateName, SystemTime>,
+    /// Releases that the index was asked for in vain, and when.
+    absent_releases: quick_cache::sync::Cache<Release, SystemTime>,
+    /// Stored files that were found to be what they should be since the start, with their length.
+    sound: quick_cache::sync::Cache<Checksum, u64>,
+    tasks: parking_lot::RwLock<Tasks>,
+}
+
+/// The state of the mirror, for the status page.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// What is held, and whether the store takes writes.
+    pub totals: store::Totals,
+    /// How upstream is doing.
+    pub upstream: upstream::Health,
+    /// What upstream's index is, without credentials.
+    pub upstream_url: String,
+    /// The mode.
+    pub mode: Mode,
+    /// Crates being fetched now.
+    pub fetching: usize,
+    /// Index entries being asked for now.
+    pub refreshing: usize,
+    /// The newest events first.
+    pub events: Vec<store::Event>,
+    /// The time of day.
+    pub now: SystemTime,
+    /// Time since the start.
+    pub uptime: Duration,
+}
+
+impl Mirror {
+    /// Starts the mirror over an open store: its runtime, and the loops that keep it tidy.
+    ///
+    /// # Errors
+    /// Where the operating system gives no threads.
+    pub fn start(
+        options: Options,
+        store: Store,
+        upstream: Upstream,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> std::io::Result<Mirror> {
+        let mirror = Mirror {
+            inner: Arc::new(Inner {
+                options,
+                store,
+                upstream,
+                metrics,
+                clock,
+                refreshes: Flights::new(),
+                fetches: Flights::new(),
+                absent: quick_cache::sync::Cache::new(MAX_ABSENT_NAMES),
+                absent_releases: quick_cache::sync::Cache::new(MAX_ABSENT_NAMES),
+                sound: quick_cache::sync::Cache::new(MAX_SOUND_BLOBS),
+                tasks: parking_lot::RwLock::new(Tasks::start()?),
+            }),
+        };
+        mirror.start_upkeep();
+        Ok(mirror)
+    }
+
+    fn start_upkeep(&self) {
+        let tasks = self.inner.tasks.read();
+        let (store, stop) = (self.inner.store.clone(), tasks.stop_flag());
+        drop(tasks.spawn(async move {
+            let walk = tokio::task::spawn_blocking(move || store.adopt(&stop));
+            match walk.await {
+                Ok(Ok(adoption)) => tracing::debug!(?adoption, "looked through the blobs"),
+                Ok(Err(error)) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "could not look through the blobs"
+                    );
+                }
+                Err(_panicked) => tracing::error!("looking through the blobs panicked"),
+            }
+        }));
+        let store = self.inner.store.clone();
+        tasks.every(FLUSH_PERIOD, move || {
+            if let Err(error) = store.flush_touches() {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "could not write the times of checks"
+                );
+            }
+        });
+    }
+
+    /// The index file of `name` with its bytes, as the store has it now.
+    ///
+    /// # Errors
+    /// [`Error::Store`], and [`Error::Lost`] where the entry went away since it was asked for.
+    pub fn snapshot(&self, name: &CrateName) -> Result<Snapshot, Error> {
+        self.inner
+            .store
+            .snapshot(name)
+            .map_err(|error| Error::store(name, error))?
+            .ok_or_else(|| Error::Lost {
+                what: name.to_string(),
+            })
+    }
+
+    /// A number that changes when what is served under `name` changes: ready answers carry it.
+    pub fn stamp(&self, name: &CrateName) -> u64 {
+        self.inner.store.stamp(name)
+    }
+
+    /// Crates held whose name contains `query`, best first, and how many there are in all.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn search(&self, query: &str, limit: usize) -> Result<(Vec<store::Found>, usize), Error> {
+        self.inner
+            .store
+            .search(query, limit)
+            .map_err(|error| Error::store(&format!("the search for `{query}`"), error))
+    }
+
+    /// What the status page and the metrics show. Cheap: nothing is counted for it.
+    pub fn status(&self, events: usize) -> Status {
+        let inner = &self.inner;
+        Status {
+            totals: inner.store.totals(),
+            upstream: inner.upstream.health(),
+            upstream_url: inner.upstream.options().index_url.to_string(),
+            mode: inner.options.mode,
+            fetching: inner.fetches.len(),
+            refreshing: inner.refreshes.len(),
+            events: inner.store.recent_events(events),
+            now: inner.clock.now(),
+            uptime: inner.clock.uptime(),
+        }
+    }
+
+    /// The counters and histograms of this process.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    /// Ends all jobs, giving those under way `grace`, and brings the store to rest.
+    ///
+    /// # Errors
+    /// [`Error::Store`] where the last writes did not reach the disk.
+    pub fn shut_down(&self, grace: Duration) -> Result<(), Error> {
+        self.inner.tasks.write().shut_down(grace);
+        let store = self.inner.store.clone();
+        store
+            .close()
+            .map_err(|error| Error::store(&"the end of the program", error))
+    }
+}
