@@ -9,6 +9,7 @@
     )
 )]
 
+pub mod http;
 pub mod metrics;
 pub mod mirror;
 pub mod policy;

@@ -1,0 +1,144 @@
+//! HTTP/1.1: actix's dispatcher, with the answers under way made known to the connection's watch.
+//!
+//! actix's own timers are off: they cover the first head only, and a kept connection that has
+//! sent one byte of its next request has none at all. The watch covers both.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_http::body::{BodySize, BoxBody, MessageBody};
+use actix_http::error::DispatchError;
+use actix_http::{HttpService, KeepAlive, Request, Response};
+use actix_service::{Service, ServiceFactory as _, fn_factory};
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use tokio::net::TcpStream;
+
+use super::Drain;
+use super::guard::{Flight, Guarded, Over, Watch};
+
+/// How long a client may go on sending a body that nobody reads, after its answer: long enough
+/// for `cargo publish` to see a refusal and not a reset.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Makes the service that takes connections of HTTP/1.1.
+pub(super) async fn dispatcher<S, B>(
+    service: Rc<S>,
+    drain: Drain,
+) -> Result<
+    impl Service<(Guarded<TcpStream>, Option<SocketAddr>), Response = (), Error = DispatchError>,
+    (),
+>
+where
+    S: Service<Request> + 'static,
+    S::Response: Into<Response<B>> + 'static,
+    S::Error: Into<Response<BoxBody>> + 'static,
+    S::Future: 'static,
+    B: MessageBody + 'static,
+{
+    let tracked = fn_factory(move || {
+        let tracked = Tracked(Rc::clone(&service), std::marker::PhantomData::<B>);
+        async move { Ok::<_, ()>(tracked) }
+    });
+    HttpService::build()
+        .keep_alive(KeepAlive::Os) // kept, without a timer
+        .client_request_timeout(Duration::ZERO) // none
+        .client_disconnect_timeout(LINGER)
+        .graceful_shutdown_signal(move || {
+            let drain = drain.clone();
+            async move { drain.begun().await }
+        })
+        .on_connect_ext(|io: &Guarded<TcpStream>, data| {
+            data.insert(Rc::clone(io.watch()));
+        })
+        .h1(tracked)
+        .new_service(())
+        .await
+}
+
+/// Serves one connection; tells why if it was given up.
+pub(super) async fn serve<D>(
+    dispatcher: &D,
+    io: Guarded<TcpStream>,
+    peer: Option<SocketAddr>,
+    drain: Drain,
+) -> Option<Over>
+where
+    D: Service<(Guarded<TcpStream>, Option<SocketAddr>), Response = (), Error = DispatchError>,
+{
+    let watch = Rc::clone(io.watch());
+    let given_up = async {
+        tokio::select! {
+            biased;
+            over = watch.over() => return over,
+            () = drain.begun() => watch.drain(std::time::Instant::now()),
+        }
+        watch.over().await
+    };
+    tokio::select! {
+        biased;
+        outcome = dispatcher.call((io, peer)) => {
+            if let Err(error) = outcome {
+                tracing::debug!(%error, "a connection of HTTP/1.1 ended early");
+            }
+            None
+        }
+        over = given_up => Some(over),
+    }
+}
+
+/// A service that counts its answers as under way until their bodies are gone.
+struct Tracked<S, B>(Rc<S>, std::marker::PhantomData<B>);
+
+impl<S, B> Service<Request> for Tracked<S, B>
+where
+    S: Service<Request>,
+    S::Response: Into<Response<B>>,
+    S::Error: 'static,
+    S::Future: 'static,
+    B: MessageBody + 'static,
+{
+    type Response = Response<TrackedBody>;
+    type Error = S::Error;
+    type Future = LocalBoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&self, request: Request) -> Self::Future {
+        let flight = request.conn_data::<Rc<Watch>>().map(Watch::enter);
+        let answer = self.0.call(request);
+        Box::pin(async move {
+            let answer: Response<B> = answer.await?.into();
+            Ok(answer.map_body(|_, body| TrackedBody {
+                body: body.boxed(),
+                _flight: flight,
+            }))
+        })
+    }
+}
+
+/// A body that ends the flight of its answer with itself.
+struct TrackedBody {
+    body: BoxBody,
+    _flight: Option<Flight>,
+}
+
+impl MessageBody for TrackedBody {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(cx)
+    }
+}
