@@ -1,3 +1,195 @@
 //! The public HTTP surface. Hides actix: no other room names it.
+//!
+//! `front` is the door and answers from `cache` what is ready; `routes` lists all else, and each
+//! endpoint has its file. `listen` owns sockets, protocols, limits and the drain at the end;
+//! `reply` is where an error becomes a status.
 
+mod api;
+mod base;
+mod cache;
+mod download;
+mod front;
 pub mod listen;
+mod range;
+mod reply;
+mod routes;
+mod sparse;
+mod status;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use actix_http::Request;
+use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, map_config};
+use actix_web::{App, dev::AppConfig, web};
+use ipnet::IpNet;
+
+use self::{base::Bases, cache::ReadyCache, front::FrontFactory};
+use crate::mirror::Mirror;
+
+/// Keeps the server library quiet in the log, in the words of a tracing filter. It reports its
+/// own starting and stopping as news, and each malformed request of a stranger as an error. A
+/// setting that names these targets still wins.
+pub const QUIET_TARGETS: &str = "actix_server=warn,actix_http=off";
+
+/// What may be set about the answers; the listener has its own [`listen::Options`].
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The URL that clients reach this mirror by, without a slash at its end. `None`: whatever
+    /// host they came by.
+    pub public_url: Option<String>,
+    /// Proxies that are believed about the host, scheme and prefix that a client came by.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Memory for ready answers. 64 MiB hold the gzipped index files and small crates of a large
+    /// workspace several times over; the rest is read from the store at nearly the same speed.
+    pub hot_cache_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            public_url: None,
+            trusted_proxies: Vec::new(),
+            hot_cache_bytes: 64 * 1024 * 1024,
+        }
+    }
+}
+
+/// What every handler has at hand.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) mirror: Mirror,
+    pub(crate) cache: ReadyCache,
+    pub(crate) bases: Bases,
+    pub(crate) listen: Arc<listen::Stats>,
+    /// The path of the public URL, which a proxy may or may not take off; empty for none.
+    prefix: String,
+    draining: AtomicBool,
+}
+
+impl State {
+    /// Takes the path of `public_url` off a request, for a proxy that passes it on as it is.
+    pub(crate) fn strip_prefix(&self, request: &mut Request) {
+        if self.prefix.is_empty() {
+            return;
+        }
+        let uri = &request.head().uri;
+        let rest = uri.path().strip_prefix(self.prefix.as_str());
+        let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with('/')) else {
+            return;
+        };
+        let path = if rest.is_empty() { "/" } else { rest };
+        let target = match uri.query() {
+            Some(query) => format!("{path}?{query}"),
+            None => path.to_owned(),
+        };
+        let mut parts = uri.clone().into_parts();
+        parts.path_and_query = target.parse().ok();
+        if let Ok(uri) = actix_http::Uri::from_parts(parts) {
+            request.head_mut().uri = uri;
+        }
+    }
+
+    /// Whether the program is on its way out.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// A server that listens, but does not answer yet.
+#[derive(Debug)]
+pub struct Server {
+    bound: listen::Bound,
+    state: Arc<State>,
+}
+
+/// Ends a [`Server`] from elsewhere. Cloning it is cheap.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    handle: listen::Handle,
+    state: Arc<State>,
+}
+
+impl Stop {
+    /// Takes no more connections, lets answers under way come to their end, then ends the server.
+    pub fn stop(&self) {
+        self.state.draining.store(true, Ordering::Relaxed);
+        self.handle.stop();
+    }
+}
+
+impl Server {
+    /// Opens the sockets.
+    ///
+    /// # Errors
+    /// Where an address cannot be listened on; the error names it.
+    pub fn bind(
+        options: Options,
+        listen: listen::Options,
+        mirror: Mirror,
+    ) -> Result<Server, listen::Error> {
+        let prefix = options
+            .public_url
+            .as_deref()
+            .map(path_of)
+            .unwrap_or_default();
+        let state = State {
+            mirror,
+            cache: ReadyCache::new(options.hot_cache_bytes),
+            bases: Bases {
+                public_url: options.public_url,
+                trusted_proxies: options.trusted_proxies,
+            },
+            listen: Arc::new(listen::Stats::default()),
+            prefix,
+            draining: AtomicBool::new(false),
+        };
+        Ok(Server {
+            bound: listen::bind(listen)?,
+            state: Arc::new(state),
+        })
+    }
+
+    /// Where it listens, with real ports.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.bound.addresses()
+    }
+
+    /// Answers requests until it is stopped and drained.
+    pub fn run(
+        self,
+    ) -> (
+        impl Future<Output = Result<(), listen::Error>> + Send + 'static,
+        Stop,
+    ) {
+        let (state, counts) = (Arc::clone(&self.state), Arc::clone(&self.state.listen));
+        let factory = move |_address: SocketAddr| {
+            let data = web::Data::from(Arc::clone(&state));
+            let app = App::new().app_data(data).configure(routes::routes);
+            let config = AppConfig::default();
+            FrontFactory {
+                inner: map_config(app.into_factory(), move |()| config.clone())
+                    .map_init_err(|()| ()),
+                state: Arc::clone(&state),
+            }
+        };
+        let (serving, handle) = self.bound.run(factory, counts);
+        let stop = Stop {
+            handle,
+            state: self.state,
+        };
+        (serving, stop)
+    }
+}
+
+fn path_of(url: &str) -> String {
+    url::Url::parse(url).map_or_else(
+        |_invalid| String::new(),
+        |url| url.path().trim_end_matches('/').to_owned(),
+    )
+}

@@ -1,0 +1,245 @@
+//! The download endpoint: a crate's file, from the store or while it comes.
+
+use std::{ops::Range, sync::Arc};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    body::{BodyStream, BoxBody, SizedStream},
+    http::{
+        Method, StatusCode,
+        header::{self, HeaderMap, HeaderValue},
+    },
+    web,
+};
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+
+use super::{
+    State,
+    cache::{MAX_READY_BYTES, Ready, What, etag_matches, write_crate_headers},
+    range::{self, Wanted},
+    reply,
+};
+use crate::{
+    mirror::{CrateFile, Follower},
+    registry::{Checksum, Release},
+    store::Blob,
+};
+
+/// How much of a large file is read at a time, on a blocking thread. Large enough that the hop
+/// to that thread is small beside the copy, small enough that a slow client holds little.
+const READ_BYTES: usize = 256 * 1024;
+
+/// Up to this size a file is read on the worker itself: the page cache has it nearly always, and
+/// the hop to another thread costs more than the read.
+const READ_AT_ONCE_BYTES: usize = 256 * 1024;
+
+/// `GET /api/v1/crates/{crate}/{version}/download`.
+pub(crate) async fn download(
+    request: HttpRequest,
+    path: web::Path<(String, String)>,
+    state: web::Data<State>,
+) -> HttpResponse {
+    let (name, version) = path.into_inner();
+    let release = match Release::parse(&name, &version) {
+        Ok(release) => release,
+        Err(why) => return reply::nonsense("a release", &format!("{name}/{version}"), &why),
+    };
+    let stamp = state.mirror.stamp(&release.name);
+    match state.mirror.crate_file(&release).await {
+        Ok(CrateFile::Held { blob, .. }) => held(&request, &release, &blob, stamp, &state),
+        Ok(CrateFile::Coming(follower)) => coming(&request, &release, follower),
+        Err(error) => reply::failure(&error),
+    }
+}
+
+/// The file is in the store: whole or in part, or not at all if the client has it.
+fn held(
+    request: &HttpRequest,
+    release: &Release,
+    blob: &Blob,
+    stamp: u64,
+    state: &State,
+) -> HttpResponse {
+    let etag = etag(blob.checksum());
+    let known = request.headers().get(header::IF_NONE_MATCH);
+    if known.is_some_and(|known| etag_matches(known, &etag)) {
+        let mut response = HttpResponse::NotModified().finish();
+        write_headers(response.headers_mut(), etag);
+        return response;
+    }
+    match wanted(request, &etag, blob.len()) {
+        Wanted::Whole => whole(request, release, blob, etag, stamp, state),
+        Wanted::Part(part) => {
+            let mut response =
+                HttpResponse::PartialContent().body(body_of(request, blob, part.clone()));
+            let place = format!(
+                "bytes {}-{}/{}",
+                part.start,
+                part.end.saturating_sub(1),
+                blob.len()
+            );
+            insert(response.headers_mut(), header::CONTENT_RANGE, &place);
+            write_headers(response.headers_mut(), etag);
+            response
+        }
+        Wanted::Nothing => {
+            let mut response = HttpResponse::RangeNotSatisfiable().finish();
+            insert(
+                response.headers_mut(),
+                header::CONTENT_RANGE,
+                &format!("bytes */{}", blob.len()),
+            );
+            response
+        }
+    }
+}
+
+/// The range that is asked for; `If-Range` with another `ETag` means the whole.
+fn wanted(request: &HttpRequest, etag: &HeaderValue, len: u64) -> Wanted {
+    let headers = request.headers();
+    let other = headers
+        .get(header::IF_RANGE)
+        .is_some_and(|known| known != etag);
+    match headers.get(header::RANGE) {
+        Some(range) if !other && request.method() == Method::GET => {
+            range::parse(range.as_bytes(), len)
+        }
+        _ => Wanted::Whole,
+    }
+}
+
+fn whole(
+    request: &HttpRequest,
+    release: &Release,
+    blob: &Blob,
+    etag: HeaderValue,
+    stamp: u64,
+    state: &State,
+) -> HttpResponse {
+    let small = blob.len() <= MAX_READY_BYTES as u64;
+    if !(small && state.cache.keeps() && request.method() == Method::GET) {
+        let mut response = HttpResponse::Ok().body(body_of(request, blob, 0..blob.len()));
+        write_headers(response.headers_mut(), etag);
+        return response;
+    }
+    let bytes = match blob.read_all() {
+        Ok(bytes) => bytes,
+        Err(error) => return unreadable(release, &error),
+    };
+    let ready = Arc::new(Ready {
+        what: What::Crate,
+        name: release.name.clone(),
+        stamp,
+        expires: None,
+        etag,
+        etag_gzip: None,
+        identity: Some(bytes),
+        gzip: None,
+    });
+    state.cache.insert(request.path(), Arc::clone(&ready));
+    match ready.answer(request.head()) {
+        Some(response) => response.into(),
+        None => reply::plain(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "orlop: an answer without a body\n".into(),
+        ),
+    }
+}
+
+fn unreadable(release: &Release, error: &std::io::Error) -> HttpResponse {
+    tracing::error!(%release, %error, "could not read the file of {release} from the store");
+    reply::plain(
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("orlop: could not read the file of {release} from the store: {error}\n"),
+    )
+}
+
+/// The body of a part of a stored file.
+fn body_of(request: &HttpRequest, blob: &Blob, part: Range<u64>) -> BoxBody {
+    let len = part.end.saturating_sub(part.start);
+    if request.method() == Method::HEAD {
+        // The dispatcher writes the length of a body that it does not send.
+        return BoxBody::new(SizedStream::new(
+            len,
+            stream::empty::<Result<Bytes, std::io::Error>>(),
+        ));
+    }
+    if let Ok(len) = usize::try_from(len)
+        && len <= READ_AT_ONCE_BYTES
+        && let Ok(bytes) = blob.read_range(part.start, len)
+    {
+        return BoxBody::new(bytes);
+    }
+    BoxBody::new(SizedStream::new(len, pieces(blob.clone(), part)))
+}
+
+/// A stored file in pieces, each read on a blocking thread. An error breaks the transfer off.
+fn pieces(blob: Blob, part: Range<u64>) -> impl Stream<Item = Result<Bytes, std::io::Error>> {
+    stream::try_unfold(part, move |part| {
+        let blob = blob.clone();
+        async move {
+            if part.is_empty() {
+                return Ok(None);
+            }
+            let left = usize::try_from(part.end.saturating_sub(part.start));
+            let wanted = left.map_or(READ_BYTES, |left| left.min(READ_BYTES));
+            let bytes = web::block(move || blob.read_range(part.start, wanted))
+                .await
+                .map_err(std::io::Error::other)??;
+            if bytes.is_empty() {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            let next = part.start.saturating_add(bytes.len() as u64);
+            Ok(Some((bytes, next..part.end)))
+        }
+    })
+}
+
+/// The file is on its way: the client reads behind the leader. A range is not looked at: the
+/// whole is a valid answer to it (RFC 9110 §14.2).
+fn coming(request: &HttpRequest, release: &Release, follower: Follower) -> HttpResponse {
+    let (len, checksum) = (follower.len(), *follower.checksum());
+    let release = release.to_string();
+    let body = stream::try_unfold(follower, move |mut follower| {
+        let release = release.clone();
+        async move {
+            match follower.next().await {
+                Ok(Some(bytes)) => Ok(Some((bytes, follower))),
+                Ok(None) => Ok(None),
+                Err(error) => {
+                    tracing::debug!(%release, %error, "broke off the transfer of {release}");
+                    Err(std::io::Error::other(error))
+                }
+            }
+        }
+    });
+    let body = match len {
+        Some(len) if request.method() == Method::HEAD => BoxBody::new(SizedStream::new(
+            len,
+            stream::empty::<Result<Bytes, std::io::Error>>(),
+        )),
+        Some(len) => BoxBody::new(SizedStream::new(len, body)),
+        None => BoxBody::new(BodyStream::new(body)),
+    };
+    let mut response = HttpResponse::Ok().body(body);
+    // A cache on the way may keep what came whole: it is, by then, what the checksum promises.
+    write_headers(response.headers_mut(), etag(&checksum));
+    response
+}
+
+fn etag(checksum: &Checksum) -> HeaderValue {
+    let text = format!("\"{checksum}\"");
+    HeaderValue::from_str(&text).unwrap_or_else(|_invalid| HeaderValue::from_static("\"\""))
+}
+
+fn write_headers(headers: &mut HeaderMap, etag: HeaderValue) {
+    headers.insert(header::ETAG, etag);
+    write_crate_headers(headers);
+}
+
+fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}

@@ -1,0 +1,187 @@
+//! The door: answers what is ready in memory before any routing, and counts every request.
+//!
+//! This is an actix service in front of actix-web's. A warm `cargo fetch` is made of some
+//! thousand small answers that are the same for everybody; taking each through routing,
+//! extractors and a handler costs about as much as sending it.
+
+use std::{
+    future::{Ready as ReadyFuture, ready},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use actix_http::{
+    Request, Response, Version,
+    body::{BodySize, BoxBody, MessageBody as _},
+};
+use actix_service::{Service, ServiceFactory};
+use futures_util::future::{Either, LocalBoxFuture};
+
+use super::{
+    State,
+    cache::{What, may_be_ready},
+};
+use crate::metrics::{Endpoint, Kind, Protocol, ReadyCounters};
+
+/// Makes a [`Front`] over a new service of `inner` for each worker.
+pub(crate) struct FrontFactory<F> {
+    pub(crate) inner: F,
+    pub(crate) state: Arc<State>,
+}
+
+impl<F, S> ServiceFactory<Request> for FrontFactory<F>
+where
+    F: ServiceFactory<Request, Config = (), Service = S>,
+    S: Service<Request> + 'static,
+    S::Response: Into<Response<BoxBody>>,
+    F::Future: 'static,
+    F: 'static,
+{
+    type Response = Response<BoxBody>;
+    type Error = S::Error;
+    type Config = ();
+    type Service = Front<S>;
+    type InitError = F::InitError;
+    type Future = LocalBoxFuture<'static, Result<Self::Service, Self::InitError>>;
+
+    fn new_service(&self, (): ()) -> Self::Future {
+        let (inner, state) = (self.inner.new_service(()), Arc::clone(&self.state));
+        Box::pin(async move {
+            Ok(Front {
+                inner: inner.await?,
+                counters: Counters::new(&state),
+                state,
+            })
+        })
+    }
+}
+
+/// The service of one worker.
+pub(crate) struct Front<S> {
+    inner: S,
+    state: Arc<State>,
+    counters: Counters,
+}
+
+impl<S> Service<Request> for Front<S>
+where
+    S: Service<Request> + 'static,
+    S::Response: Into<Response<BoxBody>>,
+    S::Future: 'static,
+{
+    type Response = Response<BoxBody>;
+    type Error = S::Error;
+    type Future = Either<
+        ReadyFuture<Result<Response<BoxBody>, S::Error>>,
+        LocalBoxFuture<'static, Result<Response<BoxBody>, S::Error>>,
+    >;
+
+    fn poll_ready(&self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&self, mut request: Request) -> Self::Future {
+        let started = Instant::now();
+        self.state.strip_prefix(&mut request);
+        if let Some(response) = self.ready_answer(&request, started) {
+            return Either::Left(ready(Ok(response)));
+        }
+        let (endpoint, protocol) = (endpoint(request.path()), protocol(&request));
+        let state = Arc::clone(&self.state);
+        let answer = self.inner.call(request);
+        Either::Right(Box::pin(async move {
+            let response: Response<BoxBody> = answer.await?.into();
+            let metrics = state.mirror.metrics();
+            metrics.request(
+                endpoint,
+                protocol,
+                response.status().as_u16(),
+                started.elapsed(),
+            );
+            if let BodySize::Sized(bytes) = response.body().size() {
+                metrics.response_bytes(endpoint, bytes);
+            }
+            Ok(response)
+        }))
+    }
+}
+
+impl<S> Front<S> {
+    fn ready_answer(&self, request: &Request, started: Instant) -> Option<Response<BoxBody>> {
+        if !may_be_ready(request) {
+            return None;
+        }
+        let ready = self.state.cache.get(request.path())?;
+        if !ready.is_good(self.state.mirror.stamp(&ready.name), started) {
+            return None;
+        }
+        let response = ready.answer(request.head())?;
+        let bytes = match response.body().size() {
+            BodySize::Sized(bytes) => bytes,
+            BodySize::None | BodySize::Stream => 0,
+        };
+        let counters = self
+            .counters
+            .of(ready.what, protocol(request), response.status().as_u16());
+        counters.answered(bytes, started.elapsed());
+        Some(response)
+    }
+}
+
+/// The counters of ready answers, by kind, protocol and whether the client had it already.
+struct Counters {
+    index: [[ReadyCounters; 2]; 2],
+    download: [[ReadyCounters; 2]; 2],
+}
+
+impl Counters {
+    fn new(state: &State) -> Counters {
+        let metrics = state.mirror.metrics();
+        let of = |endpoint, kind| {
+            [Protocol::H1, Protocol::H2].map(|protocol| {
+                [200, 304].map(|status| metrics.ready(endpoint, kind, protocol, status))
+            })
+        };
+        Counters {
+            index: of(Endpoint::Index, Kind::Index),
+            download: of(Endpoint::Download, Kind::Crate),
+        }
+    }
+
+    fn of(&self, what: What, protocol: Protocol, status: u16) -> &ReadyCounters {
+        let [h1, h2] = match what {
+            What::Index => &self.index,
+            What::Crate => &self.download,
+        };
+        let [ok, not_modified] = match protocol {
+            Protocol::H1 => h1,
+            Protocol::H2 => h2,
+        };
+        if status == 304 { not_modified } else { ok }
+    }
+}
+
+fn protocol(request: &Request) -> Protocol {
+    match request.version() {
+        Version::HTTP_2 => Protocol::H2,
+        _ => Protocol::H1,
+    }
+}
+
+/// What a path is for, as the metrics call it.
+fn endpoint(path: &str) -> Endpoint {
+    match path {
+        "/index/config.json" => Endpoint::Config,
+        "/metrics" => Endpoint::Metrics,
+        "/healthz" | "/readyz" => Endpoint::Health,
+        "/api/v1/crates" => Endpoint::Search,
+        "/" => Endpoint::Status,
+        _ if path.starts_with("/index/") => Endpoint::Index,
+        _ if path.starts_with("/api/v1/crates/") && path.ends_with("/download") => {
+            Endpoint::Download
+        }
+        _ if path.starts_with("/static/") => Endpoint::Status,
+        _ => Endpoint::Other,
+    }
+}

@@ -1,0 +1,91 @@
+//! Errors become statuses here, and nowhere else; the bodies that cargo prints are written here.
+
+use std::error::Error as _;
+
+use actix_web::{
+    HttpResponse,
+    http::{StatusCode, header},
+};
+
+use crate::{mirror, registry::name::InvalidName};
+
+/// The answer that tells a client why there is no index file or crate.
+///
+/// Cargo hides the body of a 404 on an index file (it prints "no matching package named …") and
+/// prints every other; it retries 5xx and 429, and nothing else.
+pub(crate) fn failure(error: &mirror::Error) -> HttpResponse {
+    let mut response = HttpResponse::build(status(error));
+    response.content_type("text/plain; charset=utf-8");
+    response.insert_header((header::CACHE_CONTROL, "no-store"));
+    if let Some(pause) = error.retry_after() {
+        response.insert_header((header::RETRY_AFTER, pause.as_secs().max(1)));
+    }
+    response.body(explain(error))
+}
+
+fn status(error: &mirror::Error) -> StatusCode {
+    match error {
+        mirror::Error::UnknownCrate { .. }
+        | mirror::Error::UnknownVersion { .. }
+        | mirror::Error::NotHeld { .. } => StatusCode::NOT_FOUND,
+        mirror::Error::Mismatch { .. } | mirror::Error::MissingUpstream { .. } => {
+            StatusCode::BAD_GATEWAY
+        }
+        mirror::Error::Upstream { .. }
+        | mirror::Error::Slow { .. }
+        | mirror::Error::Busy { .. }
+        | mirror::Error::Lost { .. }
+        | mirror::Error::Store { .. }
+        | mirror::Error::Unreadable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// What happened, why, and what to do: the same three things that the command line tells.
+fn explain(error: &mirror::Error) -> String {
+    let mut lines = vec![format!("orlop: {error}")];
+    let mut cause = error.source();
+    while let Some(reason) = cause {
+        lines.push(format!("  caused by: {reason}"));
+        cause = reason.source();
+    }
+    lines.extend(error.remedy().map(|remedy| format!("hint: {remedy}")));
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// A request that cannot be about anything: a name, version or path that is none.
+pub(crate) fn nonsense(what: &str, text: &str, why: &dyn std::error::Error) -> HttpResponse {
+    plain(
+        StatusCode::BAD_REQUEST,
+        format!("orlop: {:?} is not {what}: {why}\n", shortened(text)),
+    )
+}
+
+/// A name that is none, in the place of a crate's name.
+pub(crate) fn no_name(text: &str, why: &InvalidName) -> HttpResponse {
+    nonsense("a crate name", text, why)
+}
+
+/// A short plain answer.
+pub(crate) fn plain(status: StatusCode, text: String) -> HttpResponse {
+    HttpResponse::build(status)
+        .content_type("text/plain; charset=utf-8")
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .body(text)
+}
+
+/// An error in the JSON that cargo reads from a registry's web API.
+///
+/// Source: the [web API](https://doc.rust-lang.org/cargo/reference/registry-web-api.html).
+pub(crate) fn api_error(status: StatusCode, detail: &str) -> HttpResponse {
+    HttpResponse::build(status)
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .json(serde_json::json!({ "errors": [{ "detail": detail }] }))
+}
+
+/// How much of a wrong text is shown back.
+const SHOWN_CHARACTERS: usize = 80;
+
+fn shortened(text: &str) -> String {
+    text.chars().take(SHOWN_CHARACTERS).collect()
+}

@@ -1,0 +1,45 @@
+//! Every route on one page, in the order of who uses it.
+
+use actix_web::{guard, web};
+
+use super::{api, download, sparse, status};
+
+pub(crate) fn routes(config: &mut web::ServiceConfig) {
+    let read = || guard::Any(guard::Get()).or(guard::Head());
+    config
+        // Used by cargo.
+        .service(
+            web::resource("/index/config.json")
+                .guard(read())
+                .to(sparse::config),
+        )
+        .service(
+            web::resource("/index/{path:.*}")
+                .guard(read())
+                .to(sparse::file),
+        )
+        .service(
+            web::resource("/api/v1/crates/{crate}/{version}/download")
+                .guard(read())
+                .to(download::download),
+        )
+        .service(
+            web::resource("/api/v1/crates")
+                .guard(read())
+                .to(api::search),
+        )
+        // Used by cargo, and refused: this is a mirror.
+        .service(web::resource("/api/v1/{path:.*}").to(api::refuse))
+        // Used by people.
+        .service(web::resource("/").guard(read()).to(status::page))
+        .service(
+            web::resource("/static/{file}")
+                .guard(read())
+                .to(status::asset),
+        )
+        // Used by Prometheus and load balancers.
+        .service(web::resource("/metrics").guard(read()).to(status::metrics))
+        .service(web::resource("/healthz").guard(read()).to(status::healthz))
+        .service(web::resource("/readyz").guard(read()).to(status::readyz))
+        .default_service(web::to(api::unknown));
+}
