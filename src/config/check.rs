@@ -1,0 +1,53 @@
+//! What is wrong or odd only when two values are looked at together.
+
+use super::Config;
+use super::base_of;
+use super::error::{Error, Refusal};
+use crate::policy::Mode;
+
+/// Values that cannot both stand.
+pub(super) fn contradictions(config: &Config, errors: &mut Vec<Error>) {
+    if let Some(public) = config.public_base()
+        && is_below(&base_of(&config.upstream.url), &public)
+    {
+        errors.push(Error::Contradiction {
+            key: "upstream.url",
+            other: "public_url",
+            why: Refusal::new(
+                "the upstream is this server's own public URL, so it would ask itself",
+                "set `upstream.url` to the registry that is to be mirrored",
+            ),
+        });
+    }
+}
+
+fn is_below(url: &str, base: &str) -> bool {
+    url.strip_prefix(base)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Values that are allowed and that somebody should know of.
+pub(super) fn oddities(config: &Config, warnings: &mut Vec<String>) {
+    let upstream = &config.upstream;
+    if upstream.stall_timeout > upstream.deadline {
+        warnings.push(
+            "`upstream.stall_timeout` is longer than `upstream.deadline` and has no effect"
+                .to_owned(),
+        );
+    }
+    if config
+        .listen
+        .trusted_proxies
+        .iter()
+        .any(|net| net.prefix_len() == 0)
+    {
+        warnings.push(
+            "`listen.trusted_proxies` holds every address, so any client can choose the URLs \
+             that others are sent to"
+                .to_owned(),
+        );
+    }
+    if config.mode == Mode::Offline && upstream.proxy.is_some() {
+        warnings.push("`upstream.proxy` has no effect in mode `offline`".to_owned());
+    }
+}

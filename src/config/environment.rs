@@ -1,0 +1,152 @@
+//! The environment of the process, read once: `ORLOP_*`, `NO_COLOR`, and what the defaults need.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use etcetera::BaseStrategy;
+
+use super::error::{Error, Origin};
+use super::file::Found;
+use super::keys::{self, KEYS};
+use super::suggest;
+use super::value::Raw;
+
+const PREFIX: &str = "ORLOP_";
+
+/// The variable that names the file.
+const FILE: &str = "ORLOP_CONFIG";
+
+/// What the environment says.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// The variables that begin with `ORLOP_`, in the order of their names.
+    pub variables: Vec<(String, OsString)>,
+    /// `ORLOP_CONFIG`; empty: read no file.
+    pub file: Option<PathBuf>,
+    /// Whether `NO_COLOR` is set to something.
+    pub no_color: bool,
+}
+
+impl Environment {
+    /// The environment of this process.
+    pub fn of_process() -> Environment {
+        Environment::of(std::env::vars_os())
+    }
+
+    /// The environment that `variables` make.
+    pub fn of(variables: impl Iterator<Item = (OsString, OsString)>) -> Environment {
+        let mut environment = Environment::default();
+        for (name, value) in variables {
+            match name.to_str() {
+                Some("NO_COLOR") => environment.no_color = !value.is_empty(),
+                Some(FILE) => environment.file = Some(PathBuf::from(value)),
+                Some(name) if name.starts_with(PREFIX) => {
+                    environment.variables.push((name.to_owned(), value));
+                }
+                _ => {}
+            }
+        }
+        environment.variables.sort();
+        environment
+    }
+}
+
+/// What the defaults depend on.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// Cores that this process may use.
+    pub cores: usize,
+    /// The user's data folder for orlop. `None`: there is no home.
+    pub data: Option<PathBuf>,
+}
+
+impl Machine {
+    /// This machine, as this process sees it.
+    pub fn of_process() -> Machine {
+        let strategy = etcetera::choose_base_strategy().ok();
+        Machine {
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            data: strategy.and_then(|strategy| folder_below(&strategy.data_dir())),
+        }
+    }
+}
+
+/// The folder for orlop's data. A `HOME` that is no full path would put the store wherever one
+/// happens to stand.
+fn folder_below(data: &Path) -> Option<PathBuf> {
+    data.is_absolute().then(|| data.join("orlop"))
+}
+
+/// Every value in the variables, or what is wrong with them.
+pub(super) fn values(
+    environment: &Environment,
+    warnings: &mut Vec<String>,
+) -> Vec<Result<Found, Error>> {
+    let mut found = Vec::new();
+    for (name, value) in &environment.variables {
+        match KEYS.iter().find(|key| key.variable() == *name) {
+            Some(key) => found.push(Ok(Found {
+                key,
+                raw: Raw::Typed(value.clone()),
+                origin: Origin::Environment(name.clone()),
+            })),
+            None => match unknown(name) {
+                Some(error) => found.push(Err(error)),
+                None if is_service_link(name) => {}
+                None => warnings.push(format!(
+                    "the variable `{name}` is no setting of orlop and has no effect"
+                )),
+            },
+        }
+    }
+    found
+}
+
+/// A variable that is nearly one of ours is a slip and refused; what is far from all of ours may
+/// be anybody's.
+fn unknown(name: &str) -> Option<Error> {
+    let names: Vec<String> = KEYS.iter().map(keys::Key::variable).collect();
+    let known = names.iter().map(String::as_str).chain([FILE]);
+    // Without the prefix, which would make everything look alike.
+    let bare = known.filter_map(|name| name.strip_prefix(PREFIX));
+    let word = suggest::closest(name.strip_prefix(PREFIX)?, bare)?;
+    Some(Error::Unknown {
+        name: name.to_owned(),
+        origin: Origin::Environment(name.to_owned()),
+        suggestion: Some(format!("{PREFIX}{word}")),
+    })
+}
+
+/// Kubernetes and Docker set these for a service that is called `orlop`.
+fn is_service_link(name: &str) -> bool {
+    name == "ORLOP_PORT" || name.starts_with("ORLOP_PORT_") || name.starts_with("ORLOP_SERVICE_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_never_put_where_one_happens_to_stand() {
+        let folder = folder_below(Path::new("/home/me/.local/share"));
+        assert_eq!(folder, Some(PathBuf::from("/home/me/.local/share/orlop")));
+        assert_eq!(folder_below(Path::new("me/.local/share")), None);
+    }
+
+    #[test]
+    fn only_our_own_variables_are_kept() {
+        let of = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
+        let variables = [
+            of("PATH", "/bin"),
+            of("ORLOP_MODE", "strict"),
+            of("NO_COLOR", ""),
+        ];
+        let environment = Environment::of(variables.into_iter());
+        assert_eq!(
+            environment.variables,
+            [("ORLOP_MODE".to_owned(), "strict".into())]
+        );
+        assert!(!environment.no_color, "an empty NO_COLOR asks for nothing");
+        assert!(Environment::of([of("NO_COLOR", "1")].into_iter()).no_color);
+    }
+}

@@ -1,0 +1,424 @@
+//! The table of keys: every setting once, with its kind, its default and the reason for it.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::time::Duration;
+
+use url::Url;
+
+use super::environment::Machine;
+use super::error::{Error, Origin};
+use super::value::{self, Place, Raw};
+
+/// One setting.
+pub struct Key {
+    /// Its name with its table: `upstream.stall_timeout`.
+    pub path: &'static str,
+    /// What it sets, as sentences.
+    pub doc: &'static str,
+    /// Why its default is what it is, as a sentence.
+    pub reason: &'static str,
+    /// What holds where nobody sets it.
+    pub preset: Preset,
+    /// Its kind, its bounds and where its value goes.
+    pub(super) place: Place,
+}
+
+/// What holds where nobody sets a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preset {
+    /// This value, written as in a variable.
+    Fixed(&'static str),
+    /// A value that this machine or the registry's own crate gives.
+    Found {
+        /// What it is, in words.
+        words: &'static str,
+        /// A value somebody might write, for the sample file.
+        example: &'static str,
+        /// Which one it is.
+        which: Which,
+    },
+    /// No value.
+    Unset {
+        /// A value somebody might write, for the sample file.
+        example: &'static str,
+    },
+}
+
+/// A default that is not a fixed text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The user's data folder.
+    DataFolder,
+    /// The number of cores.
+    Cores,
+    /// The sparse index of crates.io.
+    CratesIo,
+}
+
+impl Preset {
+    /// The default, as in a variable; empty for none. `None`: this machine has no default.
+    pub(super) fn text(&self, machine: &Machine) -> Option<OsString> {
+        match self {
+            Preset::Fixed(text) => Some(OsString::from(text)),
+            Preset::Unset { .. } => Some(OsString::new()),
+            Preset::Found { which, .. } => match which {
+                Which::DataFolder => machine.data.clone().map(OsString::from),
+                Which::Cores => Some(machine.cores.to_string().into()),
+                Which::CratesIo => Some(tame_index::CRATES_IO_HTTP_INDEX.into()),
+            },
+        }
+    }
+}
+
+impl Key {
+    /// The variable that sets it: `ORLOP_UPSTREAM_STALL_TIMEOUT`.
+    pub fn variable(&self) -> String {
+        format!("ORLOP_{}", self.path.replace('.', "_").to_ascii_uppercase())
+    }
+
+    /// Its table, empty for the top, and its name there.
+    pub fn table_and_name(&self) -> (&'static str, &'static str) {
+        self.path.split_once('.').unwrap_or(("", self.path))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({})", self.path)
+    }
+}
+
+/// The key with this path.
+pub(super) fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// The upstream that holds where nobody names another.
+pub(super) fn default_upstream() -> Result<Url, Error> {
+    let raw = Raw::Typed(tame_index::CRATES_IO_HTTP_INDEX.into());
+    value::index_url(&raw).map_err(|why| Error::Value {
+        key: "upstream.url",
+        origin: Origin::Default,
+        why,
+    })
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// Timers below this are a slip of the unit.
+const TICK: Duration = Duration::from_millis(10);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// cargo gives up on an answer after 30 s: who waits longer waits for nobody.
+const BEFORE_CARGO_GIVES_UP: Duration = Duration::from_secs(25);
+
+/// Every setting, in the order in which people are shown them: tables stay together.
+pub static KEYS: &[Key] = &[
+    Key {
+        path: "data",
+        doc: "The folder of the store: index entries, crates, journal. One server at a time \
+              may use it.",
+        reason: "The user's own data folder can be written without being root.",
+        preset: Preset::Found {
+            words: "`orlop` in the user's data folder ($XDG_DATA_HOME or ~/.local/share)",
+            example: "/var/lib/orlop",
+            which: Which::DataFolder,
+        },
+        place: Place::Path(|c| &mut c.data),
+    },
+    Key {
+        path: "mode",
+        doc: "What happens when the upstream cannot be asked. \"fallback\" serves what is held \
+              and says how old it is; \"strict\" never serves an index entry that is past its \
+              time; \"offline\" never asks the upstream.",
+        reason: "What built yesterday should build while the upstream is down.",
+        preset: Preset::Fixed("fallback"),
+        place: Place::Mode(|c| &mut c.mode),
+    },
+    Key {
+        path: "public_url",
+        doc: "The URL that clients reach this server by, where a reverse proxy or another name \
+              stands before it.",
+        reason: "Unset, each answer uses the host that the request asked for, which is right \
+                 without a proxy.",
+        preset: Preset::Unset {
+            example: "https://crates.lab.example",
+        },
+        place: Place::PublicUrl(|c| &mut c.public_url),
+    },
+    Key {
+        path: "listen.addresses",
+        doc: "Addresses and ports to listen on; \"[::]:8080\" is every address of the machine, \
+              port 0 a free port.",
+        reason: "Only this machine is served until somebody decides to serve others.",
+        preset: Preset::Fixed("127.0.0.1:8080"),
+        place: Place::Addresses(|c| &mut c.listen.addresses),
+    },
+    Key {
+        path: "listen.workers",
+        doc: "Threads that answer requests.",
+        reason: "Answers are short and take the processor, so more threads than cores only get \
+                 in each other's way.",
+        preset: Preset::Found {
+            words: "the number of cores",
+            example: "4",
+            which: Which::Cores,
+        },
+        place: Place::Count(|c| &mut c.listen.workers, (1, 1024)),
+    },
+    Key {
+        path: "listen.header_timeout",
+        doc: "How long the head of a request may take to arrive.",
+        reason: "A head is one packet: ten seconds forgive a bad line and bound who holds \
+                 connections open on purpose.",
+        preset: Preset::Fixed("10s"),
+        place: Place::Duration(|c| &mut c.listen.header_timeout, (TICK, HOUR)),
+    },
+    Key {
+        path: "listen.idle_timeout",
+        doc: "How long a connection without a request is kept open.",
+        reason: "Load balancers close theirs after 60 s as a rule; whoever closes second never \
+                 loses a request.",
+        preset: Preset::Fixed("75s"),
+        place: Place::Duration(|c| &mut c.listen.idle_timeout, (TICK, HOUR)),
+    },
+    Key {
+        path: "listen.request_timeout",
+        doc: "How long one answer may take in all, up to its last byte.",
+        reason: "The largest crate that is taken, 1 GiB, needs 14 minutes at 10 Mbit/s.",
+        preset: Preset::Fixed("15m"),
+        place: Place::Duration(|c| &mut c.listen.request_timeout, (TICK, DAY)),
+    },
+    Key {
+        path: "listen.max_connections",
+        doc: "Connections open at once; further ones wait until one ends.",
+        reason: "cargo opens two at most, so this is room for two thousand builds, and a bound \
+                 on memory.",
+        preset: Preset::Fixed("4096"),
+        place: Place::Count(|c| &mut c.listen.max_connections, (1, 1_000_000)),
+    },
+    Key {
+        path: "listen.max_streams",
+        doc: "Requests at once on one HTTP/2 connection.",
+        reason: "cargo asks for hundreds of files at once; with fewer than 128 it would wait for \
+                 its turn.",
+        preset: Preset::Fixed("256"),
+        place: Place::Count(|c| &mut c.listen.max_streams, (1, 65_535)),
+    },
+    Key {
+        path: "listen.shutdown_grace",
+        doc: "How long answers that are under way may take to end when the server is told to \
+              stop.",
+        reason: "Nearly every download ends within seconds, and service managers kill after 90 s \
+                 as a rule.",
+        preset: Preset::Fixed("20s"),
+        place: Place::Duration(|c| &mut c.listen.shutdown_grace, (Duration::ZERO, HOUR)),
+    },
+    Key {
+        path: "listen.trusted_proxies",
+        doc: "Networks of the reverse proxies whose Forwarded and X-Forwarded-* headers are \
+              believed, such as [\"10.0.0.0/8\", \"::1\"].",
+        reason: "Anybody can write these headers, so nobody is believed until named.",
+        preset: Preset::Fixed(""),
+        place: Place::Networks(|c| &mut c.listen.trusted_proxies),
+    },
+    Key {
+        path: "upstream.url",
+        doc: "The sparse index of the registry that is mirrored, with or without `sparse+` before \
+              it.",
+        reason: "Any sparse registry will do, another orlop too; crates.io is what most want.",
+        preset: Preset::Found {
+            words: "the sparse index of crates.io",
+            example: "https://upstream.example/index/",
+            which: Which::CratesIo,
+        },
+        place: Place::IndexUrl(|c| &mut c.upstream.url),
+    },
+    Key {
+        path: "upstream.connect_timeout",
+        doc: "How long a connection to the upstream may take to open.",
+        reason: "A lost first packet is sent again after 1 s and after 3 s; five seconds leave \
+                 room for both.",
+        preset: Preset::Fixed("5s"),
+        place: Place::Duration(|c| &mut c.upstream.connect_timeout, (TICK, HOUR)),
+    },
+    Key {
+        path: "upstream.stall_timeout",
+        doc: "How long the upstream may send no byte before the try counts as failed.",
+        reason: "cargo gives up after 30 s; three tries of eight seconds end before that, with an \
+                 answer that says why.",
+        preset: Preset::Fixed("8s"),
+        place: Place::Duration(|c| &mut c.upstream.stall_timeout, (TICK, HOUR)),
+    },
+    Key {
+        path: "upstream.deadline",
+        doc: "How long one fetch may take with all its tries.",
+        reason: "1 GiB in ten minutes is 15 Mbit/s; what is slower than that would hold its place \
+                 for hours.",
+        preset: Preset::Fixed("10m"),
+        place: Place::Duration(|c| &mut c.upstream.deadline, (TICK, DAY)),
+    },
+    Key {
+        path: "upstream.attempts",
+        doc: "How often one fetch is tried.",
+        reason: "Passing trouble is over by the second or third try, and cargo tries again itself.",
+        preset: Preset::Fixed("3"),
+        place: Place::Count(|c| &mut c.upstream.attempts, (1, 20)),
+    },
+    Key {
+        path: "upstream.backoff",
+        doc: "The wait before the second try; it grows with each further one. A Retry-After of \
+              the upstream is honoured.",
+        reason: "Half a second lets a restarted server come back and is short beside cargo's 30 s.",
+        preset: Preset::Fixed("500ms"),
+        place: Place::Duration(|c| &mut c.upstream.backoff, (Duration::ZERO, MINUTE)),
+    },
+    Key {
+        path: "upstream.breaker_failures",
+        doc: "Failures in a row after which the upstream counts as down.",
+        reason: "One failure is chance, three in a row are an outage.",
+        preset: Preset::Fixed("3"),
+        place: Place::Count(|c| &mut c.upstream.breaker_failures, (1, 1000)),
+    },
+    Key {
+        path: "upstream.breaker_pause",
+        doc: "How long an upstream that counts as down is left alone; meanwhile every answer \
+              comes from what is held, at once.",
+        reason: "A build asks for 500 entries: one time-out in ten seconds, not 500 of them.",
+        preset: Preset::Fixed("10s"),
+        place: Place::Duration(|c| &mut c.upstream.breaker_pause, (TICK, HOUR)),
+    },
+    Key {
+        path: "upstream.concurrency",
+        doc: "Requests to the upstream at once.",
+        reason: "Enough to fill a fast line with small files, and no burden on a public registry.",
+        preset: Preset::Fixed("64"),
+        place: Place::Count(|c| &mut c.upstream.concurrency, (1, 4096)),
+    },
+    Key {
+        path: "upstream.proxy",
+        doc: "The proxy on the way to the upstream: http://, https://, socks5:// or socks5h://. \
+              It may hold credentials, which are never printed.",
+        reason: "Unset, the upstream is asked directly.",
+        preset: Preset::Unset {
+            example: "http://proxy.lab.example:3128",
+        },
+        place: Place::Proxy(|c| &mut c.upstream.proxy),
+    },
+    Key {
+        path: "upstream.ca_file",
+        doc: "A PEM file with further certificate authorities, for networks that open TLS on the \
+              way.",
+        reason: "The authorities that this system trusts are enough for a public upstream.",
+        preset: Preset::Unset {
+            example: "/etc/orlop/ca.pem",
+        },
+        place: Place::OptionalPath(|c| &mut c.upstream.ca_file),
+    },
+    Key {
+        path: "upstream.contact",
+        doc: "A mail address or URL that goes into the User-Agent, so that the upstream can reach \
+              whoever runs this mirror.",
+        reason: "Nobody's address can be guessed; crates.io asks its automated clients for one.",
+        preset: Preset::Unset {
+            example: "ops@lab.example",
+        },
+        place: Place::Contact(|c| &mut c.upstream.contact),
+    },
+    Key {
+        path: "upstream.max_crate",
+        doc: "The largest crate file that is taken.",
+        reason: "Far above any crate of crates.io, and below what fills a disk in one request.",
+        preset: Preset::Fixed("1GiB"),
+        place: Place::Size(|c| &mut c.upstream.max_crate_bytes, (KIB, TIB)),
+    },
+    Key {
+        path: "upstream.max_index",
+        doc: "The largest index file that is taken.",
+        reason: "An index file is held in memory; the largest of crates.io have a few MiB.",
+        preset: Preset::Fixed("64MiB"),
+        place: Place::Size(|c| &mut c.upstream.max_index_bytes, (KIB, GIB)),
+    },
+    Key {
+        path: "upstream.allow_private",
+        doc: "Whether crates may be fetched from private addresses other than the upstream's own \
+              host.",
+        reason: "A registry outside must not be able to send this server to hosts inside your \
+                 network.",
+        preset: Preset::Fixed("false"),
+        place: Place::Switch(|c| &mut c.upstream.allow_private),
+    },
+    Key {
+        path: "index.fresh_for",
+        doc: "How long an index entry is served without asking the upstream, a tenth more or less \
+              by chance; \"0s\" asks every time.",
+        reason: "A new release is seen within minutes, and a team's builds cost the upstream one \
+                 request.",
+        preset: Preset::Fixed("5m"),
+        place: Place::Duration(|c| &mut c.index.fresh_for, (Duration::ZERO, MONTH)),
+    },
+    Key {
+        path: "index.negative_for",
+        doc: "How long a name that the upstream does not have is remembered.",
+        reason: "cargo asks for spellings that do not exist at every update; a crate published a \
+                 moment ago must not stay hidden.",
+        preset: Preset::Fixed("1m"),
+        place: Place::Duration(|c| &mut c.index.negative_for, (Duration::ZERO, DAY)),
+    },
+    Key {
+        path: "index.patience",
+        doc: "How long a client waits for the upstream when an older index entry is held.",
+        reason: "Longer than any healthy upstream takes, and short enough that a hanging one is \
+                 hardly felt.",
+        preset: Preset::Fixed("4s"),
+        place: Place::Duration(
+            |c| &mut c.index.patience,
+            (Duration::ZERO, BEFORE_CARGO_GIVES_UP),
+        ),
+    },
+    Key {
+        path: "store.cache",
+        doc: "Memory for the pages of the key-value engine (sled).",
+        reason: "Holds what a lab's builds touch; the engine's own default would be 1 GiB.",
+        preset: Preset::Fixed("32MiB"),
+        place: Place::Size(|c| &mut c.store.cache_bytes, (MIB, TIB)),
+    },
+    Key {
+        path: "store.reserve",
+        doc: "Room on the disk that is left free, or 5 % of the disk if that is less. Below it \
+              nothing new is kept, and what is held is served.",
+        reason: "A full disk harms every program on it, this store first.",
+        preset: Preset::Fixed("1GiB"),
+        place: Place::Size(|c| &mut c.store.reserve_bytes, (0, 1024 * TIB)),
+    },
+    Key {
+        path: "http.hot_cache",
+        doc: "Memory for ready answers: index entries and small crates; \"0B\" turns it off.",
+        reason: "Holds the index entries and small crates of many builds, and fits a small \
+                 machine.",
+        preset: Preset::Fixed("64MiB"),
+        place: Place::Size(|c| &mut c.http.hot_cache_bytes, (0, TIB)),
+    },
+    Key {
+        path: "log.format",
+        doc: "How lines of the log on stderr are written: \"human\" or \"json\".",
+        reason: "People read it first; \"json\" is for those who collect logs.",
+        preset: Preset::Fixed("human"),
+        place: Place::LogFormat(|c| &mut c.log.format),
+    },
+    Key {
+        path: "log.filter",
+        doc: "What is logged: a level (off, error, warn, info, debug, trace) or a list such as \
+              \"info,orlop::upstream=debug\".",
+        reason: "At this level there is a line for each event that somebody may act on.",
+        preset: Preset::Fixed("info"),
+        place: Place::Filter(|c| &mut c.log.filter),
+    },
+];

@@ -1,0 +1,431 @@
+//! The promises of configuration: which source wins, what is refused and how, that nothing drifts.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+
+use super::*;
+
+/// Sources without a file, a variable or a flag, on a machine that always looks the same.
+fn sources() -> Sources {
+    Sources {
+        flags: Flags::default(),
+        environment: Environment::default(),
+        machine: Machine {
+            cores: 3,
+            data: Some(PathBuf::from("/home/me/.local/share/orlop")),
+        },
+        default_file: None,
+    }
+}
+
+fn with_variables(variables: &[(&str, &str)]) -> Sources {
+    let pairs = variables.iter();
+    let os = pairs.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    Sources {
+        environment: Environment::of(os),
+        ..sources()
+    }
+}
+
+/// Sources with a file, which lives as long as the folder that is given back.
+fn with_file(text: &str) -> (tempfile::TempDir, Sources) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orlop.toml");
+    fs::write(&path, text).unwrap();
+    let mut sources = sources();
+    sources.flags.config = Some(path);
+    (folder, sources)
+}
+
+/// The error with its chain and hint, in one line.
+fn told(error: &Error) -> String {
+    let mut parts = vec![error.to_string()];
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        parts.push(error.to_string());
+        cause = error.source();
+    }
+    let hint = error.hint().map(|hint| format!(" [{hint}]"));
+    parts.join(": ") + &hint.unwrap_or_default()
+}
+
+/// What `text` as a file is refused for, a line an error.
+fn refused(text: &str) -> String {
+    let (folder, sources) = with_file(text);
+    let errors = load(&sources).expect_err("it is refused");
+    let lines: Vec<String> = errors.iter().map(told).collect();
+    let place = folder.path().display().to_string();
+    lines.join("\n").replace(&place, "DIR")
+}
+
+fn origin<'a>(loaded: &'a Loaded, path: &str) -> &'a Origin {
+    let setting = loaded
+        .settings
+        .iter()
+        .find(|setting| setting.key.path == path);
+    &setting.expect("every key has a setting").origin
+}
+
+#[test]
+fn the_defaults_are_those_of_the_table() {
+    let config = load(&sources()).unwrap().config;
+    assert_eq!(config.data, Path::new("/home/me/.local/share/orlop"));
+    assert_eq!(config.mode, Mode::Fallback);
+    assert_eq!(config.public_url, None);
+    assert_eq!(config.listen.addresses, ["127.0.0.1:8080".parse().unwrap()]);
+    assert_eq!(config.listen.workers, 3);
+    assert_eq!(config.listen.max_streams, 256);
+    let upstream = tame_index::CRATES_IO_HTTP_INDEX.strip_prefix("sparse+");
+    assert_eq!(Some(config.upstream.url.as_str()), upstream);
+    assert_eq!(config.upstream.stall_timeout, Duration::from_secs(8));
+    assert_eq!(config.upstream.max_crate_bytes, 1 << 30);
+    assert_eq!(config.upstream.proxy, None);
+    assert!(!config.upstream.allow_private);
+    assert_eq!(config.index.fresh_for, Duration::from_secs(300));
+    assert_eq!(config.store.reserve_bytes, 1 << 30);
+    assert_eq!(config.http.hot_cache_bytes, 64 << 20);
+    assert_eq!(config.log.filter, "info");
+}
+
+#[test]
+fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
+    let (_folder, mut sources) = with_file("mode = \"strict\"\n[index]\nfresh_for = \"1m\"\n");
+    let loaded = load(&sources).unwrap();
+    assert_eq!(loaded.config.mode, Mode::Strict);
+    assert!(matches!(
+        origin(&loaded, "mode"),
+        Origin::File { line: 1, .. }
+    ));
+    assert!(matches!(
+        origin(&loaded, "index.fresh_for"),
+        Origin::File { line: 3, .. }
+    ));
+    assert_eq!(*origin(&loaded, "index.patience"), Origin::Default);
+
+    sources.environment = with_variables(&[("ORLOP_MODE", "offline")]).environment;
+    let loaded = load(&sources).unwrap();
+    assert_eq!(loaded.config.mode, Mode::Offline);
+    assert_eq!(
+        *origin(&loaded, "mode"),
+        Origin::Environment("ORLOP_MODE".to_owned())
+    );
+
+    sources.flags.mode = Some("fallback".to_owned());
+    let loaded = load(&sources).unwrap();
+    assert_eq!(loaded.config.mode, Mode::Fallback);
+    assert_eq!(*origin(&loaded, "mode"), Origin::Flag("--mode"));
+}
+
+#[test]
+fn every_flag_reaches_its_key() {
+    let mut sources = sources();
+    sources.flags = Flags {
+        config: None,
+        listen: vec!["127.0.0.1:0".to_owned(), "[::1]:0".to_owned()],
+        data: Some(PathBuf::from("d")),
+        upstream: Some("http://up/index".to_owned()),
+        public_url: Some("https://me/".to_owned()),
+        mode: Some("strict".to_owned()),
+    };
+    let loaded = load(&sources).unwrap();
+    let config = &loaded.config;
+    assert_eq!(config.listen.addresses.len(), 2);
+    assert_eq!(config.data, Path::new("d"));
+    assert_eq!(config.upstream.url.as_str(), "http://up/index/");
+    assert_eq!(config.public_base().as_deref(), Some("https://me"));
+    assert_eq!(config.mode, Mode::Strict);
+    let flags = loaded.settings.iter();
+    assert_eq!(
+        flags
+            .filter(|s| matches!(s.origin, Origin::Flag(_)))
+            .count(),
+        5
+    );
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_line_and_a_guess() {
+    let told = refused("[upstream]\nstall_timout = \"8s\"\n\n[lisen]\nworkers = 3\n[x]\ny = 1\n");
+    assert_eq!(
+        told,
+        "`upstream.stall_timout` (file DIR/orlop.toml, line 2) is no setting of orlop \
+         [did you mean `upstream.stall_timeout`?]\n\
+         `lisen.workers` (file DIR/orlop.toml, line 5) is no setting of orlop \
+         [did you mean `listen.workers`?]\n\
+         `x.y` (file DIR/orlop.toml, line 7) is no setting of orlop \
+         [`orlop config show` lists every setting]"
+    );
+}
+
+#[test]
+fn a_table_that_is_written_as_a_value_is_refused() {
+    assert!(refused("listen = \"127.0.0.1:80\"\n").contains("did you mean `listen.addresses`?"));
+    assert!(refused("[mode]\nx = 1\n").contains("it is a table"));
+}
+
+#[test]
+fn a_wrong_value_is_refused_with_its_place_the_reason_and_a_remedy() {
+    let check = |text: &str, parts: &[&str]| {
+        let told = refused(text);
+        for part in parts {
+            assert!(told.contains(part), "`{part}` is missing from: {told}");
+        }
+    };
+    check(
+        "[upstream]\nstall_timeout = 8\n",
+        &[
+            "`upstream.stall_timeout`",
+            "line 2",
+            "a bare number",
+            "\"8s\"",
+        ],
+    );
+    check(
+        "[upstream]\nattempts = 0\n",
+        &["0 is out of bounds", "from 1 to 20"],
+    );
+    check(
+        "[index]\npatience = \"26s\"\n",
+        &["26s is out of bounds", "from 0s to 25s"],
+    );
+    check("[store]\ncache = \"64M\"\n", &["`64M` is no size", "64MiB"]);
+    check("[listen]\naddresses = []\n", &["it is empty"]);
+    check(
+        "[listen]\naddresses = [8080]\n",
+        &["a list of other things than text"],
+    );
+    check("mode = \"ofline\"\n", &["did you mean \"offline\"?"]);
+    check("data = 3.5\n", &["a number with a point"]);
+    check("public_url = \"crates.lab\"\n", &["is no URL", "https://"]);
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once() {
+    assert_eq!(
+        refused("a = 1\nmode = 2\n[store]\ncache = true\n")
+            .lines()
+            .count(),
+        3
+    );
+}
+
+#[test]
+fn broken_toml_is_refused_by_its_line_and_without_showing_it() {
+    let told = refused("mode = \"strict\"\n[upstream]\nproxy = \"http://u:hunter2@p\n");
+    assert!(told.contains("line 3"), "{told}");
+    assert!(!told.contains("hunter2"), "{told}");
+    assert!(refused("mode = \"strict\"\nmode = \"strict\"\n").contains("line 2"));
+}
+
+#[test]
+fn a_file_that_somebody_names_must_be_there_and_the_default_one_need_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing.toml");
+    let mut sources = sources();
+    sources.default_file = Some(missing.clone());
+    assert!(load(&sources).unwrap().file.is_none());
+
+    sources.flags.config = Some(missing.clone());
+    let errors = load(&sources).unwrap_err();
+    assert!(
+        told(&errors[0]).contains("--config"),
+        "{}",
+        told(&errors[0])
+    );
+
+    sources.flags.config = Some(folder.path().to_owned());
+    assert!(matches!(
+        load(&sources).unwrap_err()[..],
+        [Error::File { .. }]
+    ));
+
+    fs::write(&missing, "mode = \"strict\"").unwrap();
+    sources.flags.config = None;
+    let loaded = load(&sources).unwrap();
+    assert_eq!(
+        (loaded.config.mode, loaded.file),
+        (Mode::Strict, Some(missing))
+    );
+}
+
+#[test]
+fn a_variable_names_the_file_and_an_empty_one_turns_the_default_file_off() {
+    let (_folder, named) = with_file("mode = \"strict\"");
+    let path = named.flags.config.unwrap();
+    let mut sources = with_variables(&[("ORLOP_CONFIG", path.to_str().unwrap())]);
+    assert_eq!(load(&sources).unwrap().config.mode, Mode::Strict);
+    sources = with_variables(&[("ORLOP_CONFIG", "")]);
+    sources.default_file = Some(path);
+    assert_eq!(load(&sources).unwrap().config.mode, Mode::Fallback);
+}
+
+#[test]
+fn a_file_beyond_a_megabyte_is_not_read() {
+    let (_folder, sources) = with_file(&"#".repeat(1024 * 1024 + 1));
+    assert!(told(&load(&sources).unwrap_err()[0]).contains("larger than 1 MiB"));
+}
+
+#[test]
+fn a_variable_that_is_nearly_a_setting_is_refused_and_a_strange_one_is_a_warning() {
+    let errors = load(&with_variables(&[("ORLOP_UPSTREAM_STALL_TIMOUT", "8s")])).unwrap_err();
+    assert_eq!(
+        told(&errors[0]),
+        "`ORLOP_UPSTREAM_STALL_TIMOUT` (environment) is no setting of orlop \
+         [did you mean `ORLOP_UPSTREAM_STALL_TIMEOUT`?]"
+    );
+    let strange = load(&with_variables(&[("ORLOP_COFFEE", "1")])).unwrap();
+    assert_eq!(strange.warnings.len(), 1, "{:?}", strange.warnings);
+    let links = ["ORLOP_PORT", "ORLOP_PORT_8080_TCP", "ORLOP_SERVICE_HOST"].map(|name| (name, "x"));
+    assert!(load(&with_variables(&links)).unwrap().warnings.is_empty());
+}
+
+#[test]
+fn every_key_can_be_set_by_its_variable_and_no_two_share_one() {
+    let values = |key: &Key| match key.preset {
+        Preset::Fixed(text) => text.to_owned(),
+        Preset::Found { example, .. } | Preset::Unset { example } => example.to_owned(),
+    };
+    let mut names = BTreeSet::new();
+    for key in KEYS {
+        let name = key.variable();
+        let loaded = load(&with_variables(&[(&name, &values(key))])).unwrap();
+        assert_eq!(
+            *origin(&loaded, key.path),
+            Origin::Environment(name.clone())
+        );
+        assert!(names.insert(name), "{key:?}");
+    }
+}
+
+#[test]
+fn an_empty_variable_takes_back_what_the_file_sets() {
+    let (_folder, mut sources) = with_file("[upstream]\nproxy = \"http://p:1\"\n");
+    assert!(load(&sources).unwrap().config.upstream.proxy.is_some());
+    sources.environment = with_variables(&[("ORLOP_UPSTREAM_PROXY", "")]).environment;
+    assert_eq!(load(&sources).unwrap().config.upstream.proxy, None);
+    sources.environment = with_variables(&[("ORLOP_LISTEN_WORKERS", "")]).environment;
+    assert!(load(&sources).is_err());
+}
+
+#[test]
+fn a_covered_value_must_be_right_too() {
+    let (_folder, mut sources) = with_file("mode = \"nonsense\"");
+    sources.flags.mode = Some("strict".to_owned());
+    assert!(load(&sources).is_err());
+}
+
+#[test]
+fn a_machine_without_a_home_needs_a_data_folder_and_only_that() {
+    let mut sources = sources();
+    sources.machine.data = None;
+    let errors = load(&sources).unwrap_err();
+    assert!(matches!(errors[..], [Error::NoDefault { key: "data" }]));
+    assert!(told(&errors[0]).contains("--data"));
+    sources.flags.data = Some(PathBuf::from("/srv/orlop"));
+    assert!(load(&sources).is_ok());
+}
+
+#[test]
+fn a_server_is_not_its_own_upstream() {
+    let check = |public: &str, upstream: &str, good: bool| {
+        let mut sources = sources();
+        sources.flags.public_url = Some(public.to_owned());
+        sources.flags.upstream = Some(upstream.to_owned());
+        assert_eq!(load(&sources).is_ok(), good, "{public} {upstream}");
+    };
+    check("https://crates.lab", "https://crates.lab/index/", false);
+    check("https://crates.lab/", "sparse+https://crates.lab", false);
+    check("https://crates.lab/a", "https://crates.lab/b/index/", true);
+    check("https://crates.lab", "https://crates.lab.far/index/", true);
+}
+
+#[test]
+fn settings_that_cannot_work_together_are_warned_of() {
+    let check = |text: &str, part: &str| {
+        let (_folder, sources) = with_file(text);
+        let warnings = load(&sources).unwrap().warnings;
+        assert!(
+            warnings.iter().any(|warning| warning.contains(part)),
+            "{warnings:?}"
+        );
+    };
+    check("[upstream]\nstall_timeout = \"11m\"\n", "stall_timeout");
+    check(
+        "[listen]\ntrusted_proxies = [\"0.0.0.0/0\"]\n",
+        "trusted_proxies",
+    );
+    check(
+        "mode = \"offline\"\n[upstream]\nproxy = \"http://p:1\"\n",
+        "proxy",
+    );
+}
+
+#[test]
+fn secrets_stay_out_of_everything_that_is_shown() {
+    let sources = with_variables(&[("ORLOP_UPSTREAM_PROXY", "socks5://me:hunter2@p:1080")]);
+    let loaded = load(&sources).unwrap();
+    assert!(!format!("{:?} {:?}", loaded.config, loaded.settings).contains("hunter2"));
+    let proxy = loaded.config.upstream.proxy.unwrap();
+    assert!(proxy.has_credentials());
+}
+
+#[test]
+fn tables_stay_together_and_every_key_has_its_words() {
+    let mut tables: Vec<&str> = KEYS.iter().map(|key| key.table_and_name().0).collect();
+    tables.dedup();
+    assert_eq!(
+        tables,
+        ["", "listen", "upstream", "index", "store", "http", "log"]
+    );
+    for key in KEYS {
+        assert!(
+            key.doc.ends_with('.') && key.reason.ends_with('.'),
+            "{key:?}"
+        );
+    }
+}
+
+/// The sample file as it is in the repository.
+fn sample_file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/orlop.toml")
+}
+
+#[test]
+fn the_sample_file_names_every_key_with_its_default() {
+    let file = fs::read_to_string(sample_file()).unwrap();
+    let hint = "write it anew with `cargo test --lib write_the_sample_file -- --ignored`";
+    assert!(
+        file == sample().unwrap(),
+        "packaging/orlop.toml has drifted: {hint}"
+    );
+}
+
+#[test]
+#[ignore = "writes packaging/orlop.toml after a change to the table of keys"]
+fn write_the_sample_file() {
+    fs::write(sample_file(), sample().unwrap()).unwrap();
+}
+
+#[test]
+fn the_sample_file_is_a_configuration_as_it_stands_and_with_every_key_switched_on() {
+    let text = sample().unwrap();
+    let (_folder, sources) = with_file(&text);
+    let bare = load(&self::sources()).unwrap().config;
+    assert_eq!(load(&sources).unwrap().config, bare);
+
+    let on = |line: &str| match line.strip_prefix('#') {
+        Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => key.to_owned(),
+        _ => line.to_owned(),
+    };
+    let switched: Vec<String> = text.lines().map(on).collect();
+    let (_folder, sources) = with_file(&switched.join("\n"));
+    let loaded = load(&sources).unwrap();
+    assert!(
+        loaded
+            .settings
+            .iter()
+            .all(|s| matches!(s.origin, Origin::File { .. }))
+    );
+}
