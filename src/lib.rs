@@ -1,4 +1,73 @@
-//! orlop, a crates.io mirror that a lab installs and forgets.
+//! orlop, a crates.io mirror that a lab installs and forgets. This page is the map of the code.
+//!
+//! One binary fetches, verifies and keeps crate files and index entries, and serves them to cargo:
+//! the sparse index at `/index/`, the download endpoint at `/api/v1/crates/{crate}/{version}/download`,
+//! a status page at `/`, metrics at `/metrics`. What was served once is served again when upstream
+//! is gone.
+//!
+//! # Rooms
+//!
+//! An import may only go down; `tests/tidy.rs` holds that and the never-sentences below.
+//!
+//! | floor | room | owns |
+//! |---|---|---|
+//! | 7 | `main.rs` | arguments in, exit code out |
+//! | 6 | [`cli`] | commands; putting the rooms together; the only room that prints |
+//! | 5 | [`config`] | flags > environment > file > defaults; assembles each room's own options |
+//! | 4 | [`http`] | hides actix: the listener, the routes, ready answers, errors as statuses |
+//! | 3 | [`mirror`] | the jobs: an index entry or a crate on demand, once for all who wait; clock, loops |
+//! | 2 | [`store`] | hides sled and zstd: records, value files, journal, commit, rebuild |
+//! | 2 | [`upstream`] | hides reqwest: requests to the registry, retries, breaker, address rules |
+//! | 2 | [`policy`] | pure rules over facts and `now`: freshness, modes |
+//! | 1 | [`registry`] | pure words of the domain: names, releases, checksums, index lines, layout |
+//! | 1 | [`metrics`] | hides prometheus: every series, declared once |
+//!
+//! Later issues add `git` (floor 2: the bundled git index) and jobs in `mirror` (sync, bundles).
+//!
+//! # Walks
+//!
+//! **A warm answer**: `http::front` finds the path in `http::cache`; the stamp of the crate in the
+//! store and, for index files, the time are still good; the bytes go out. No routing, no store.
+//!
+//! **A download**: `http::download` parses a [`registry::Release`] → [`mirror::Mirror::crate_file`]
+//! → the record of the crate in the [`store`] names the sha256 to expect (an unknown version: the
+//! index entry is asked for again, once, then 404) → the value file, if there is one → else one
+//! leader on the mirror's runtime asks [`upstream`], writes into a spool file (a
+//! [`store::Reservation`]), and all clients read behind it → verified → `Reservation::commit`:
+//! fsync, rename, fsync of the folder, then the record → the held-back end of the body is released.
+//!
+//! **An index file**: `http::sparse` checks the path → [`mirror::Mirror::index_entry`] →
+//! [`policy::freshness`] decides on what the store knows → fresh: served; else one conditional
+//! request upstream for all who wait → new bytes go through [`store::Store::publish`], the one
+//! door by which readers see change → served; upstream in trouble: served stale with its age, or
+//! refused in mode `strict`.
+//!
+//! **A start**: `cli` → [`config`] → [`store::Store::open`] (lock, format, sled with a deadline; a
+//! sled that does not open is set aside and rebuilt from journal and value files) → listen → ready
+//! line → the blobs are looked through in the background.
+//!
+//! # Never
+//!
+//! - `registry` and `policy` never do I/O and never read a clock.
+//! - `store` and `upstream` never know one another: `mirror` carries values between them.
+//! - Only `store` names sled and zstd, only `upstream` reqwest, only `http` actix, only `metrics`
+//!   prometheus. Only `cli` prints. Only `config` reads the environment. Only `mirror::tasks`
+//!   reads the time of day for a decision.
+//! - A crate becomes visible through `Reservation::commit` only, an index entry through
+//!   `Store::publish` only.
+//! - An index line is served byte for byte or not at all.
+//! - A blob is known by its sha256, never by a name and a version.
+//!
+//! # Where to change what
+//!
+//! | change | file |
+//! |---|---|
+//! | a setting | `config/keys.rs` (the table), the owner's `Options`, `packaging/orlop.toml` |
+//! | an endpoint | `http/routes.rs`, a file beside it |
+//! | what an error looks like to cargo | `http/reply.rs`; to an admin: `cli/render.rs` |
+//! | bytes on disk | `store/codec.rs`, `store/journal.rs`: a new version, a fixture, an upgrade test |
+//! | what is tried again, and when | `upstream/retry.rs`, `upstream/breaker.rs` |
+//! | a metric | `metrics/mod.rs` |
 #![cfg_attr(
     not(test),
     warn(
@@ -9,6 +78,7 @@
     )
 )]
 
+pub mod cli;
 pub mod config;
 pub mod http;
 pub mod metrics;

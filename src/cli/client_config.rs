@@ -1,0 +1,67 @@
+//! `orlop client-config`: finds the URL that cargo reaches the mirror by.
+
+use std::io::Write;
+use std::net::SocketAddr;
+
+use super::{Error, tell};
+use crate::config::{Config, Loaded, base_of, parse_public_url};
+use crate::registry::client::client_config;
+
+/// Prints the configuration for `url`, or for what the settings say. They are read only where no
+/// URL is given.
+pub(super) fn print(
+    url: Option<&str>,
+    load: impl FnOnce() -> Result<Loaded, Error>,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
+    let base = match url {
+        Some(url) => base_of(&parse_public_url(url).map_err(Error::Url)?),
+        None => base_of_settings(&load()?.config)?,
+    };
+    out.write_all(client_config(&base).as_bytes())?;
+    Ok(())
+}
+
+fn base_of_settings(config: &Config) -> Result<String, Error> {
+    if let Some(base) = config.public_base() {
+        return Ok(base);
+    }
+    // Addresses are never empty.
+    let first = config.listen.addresses.first().ok_or(Error::FreePort)?;
+    let base = base_of_address(*first)?;
+    if first.ip().is_unspecified() {
+        tell(
+            "hint: this is for the machine that the mirror runs on; for others, name it with \
+             --url http://HOST:PORT or set `public_url`\n",
+        );
+    }
+    Ok(base)
+}
+
+/// An address that means every address is reached as `localhost` from the machine itself.
+fn base_of_address(address: SocketAddr) -> Result<String, Error> {
+    match address.port() {
+        0 => Err(Error::FreePort),
+        port if address.ip().is_unspecified() => Ok(format!("http://localhost:{port}")),
+        _ => Ok(format!("http://{address}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_becomes_a_url_that_can_be_reached() {
+        let check = |address: &str, base: &str| {
+            let found = base_of_address(address.parse().unwrap());
+            assert_eq!(found.unwrap(), base);
+        };
+        check("127.0.0.1:8080", "http://127.0.0.1:8080");
+        check("[::1]:8080", "http://[::1]:8080");
+        check("[::]:8080", "http://localhost:8080");
+        check("0.0.0.0:80", "http://localhost:80");
+        let free = base_of_address("127.0.0.1:0".parse().unwrap());
+        assert!(matches!(free, Err(Error::FreePort)));
+    }
+}

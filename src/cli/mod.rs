@@ -1,0 +1,102 @@
+//! The command line: what was typed, what is printed, and the exit code. The only room that prints.
+//!
+//! Results go to stdout; logs, warnings and errors to stderr. An error is shown in one place,
+//! [`Error::render`], and becomes an exit code in one place, [`Error::exit`].
+
+mod args;
+mod client_config;
+mod error;
+mod logs;
+mod serve;
+mod settings;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub use args::{Args, Command, ConfigCommand, SettingArgs};
+pub use error::{Error, Exit};
+
+use crate::config::{self, Loaded, Sources};
+
+/// Reads the arguments of the process, runs the command, and says how it went.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return usage(&error).into(),
+    };
+    // Unlocked: the ready lines of `serve` may come from another thread.
+    let outcome = run(&args, &mut io::stdout()).and_then(|()| Ok(io::stdout().flush()?));
+    match outcome {
+        Ok(()) => Exit::Well,
+        // `orlop config show | head` has seen what it wanted. Rust ignores SIGPIPE, so it is for
+        // us to tell this from trouble: https://github.com/rust-lang/rust/issues/62569.
+        Err(error) if error.is_broken_pipe() => Exit::Well,
+        Err(error) => {
+            tell(&error.render());
+            error.exit()
+        }
+    }
+    .into()
+}
+
+/// Runs one command; its results go to `out`.
+///
+/// # Errors
+/// Whatever kept the command from its result.
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
+    match &args.command {
+        Command::Serve(settings) => serve(&load(settings)?),
+        Command::ClientConfig { url, settings } => {
+            client_config::print(url.as_deref(), || load_and_warn(settings), out)
+        }
+        Command::Config(ConfigCommand::Check(settings)) => {
+            settings::check(&load_and_warn(settings)?, out)
+        }
+        Command::Config(ConfigCommand::Show { json, settings }) => {
+            settings::show(&load_and_warn(settings)?, *json, out)
+        }
+    }
+}
+
+fn load(settings: &SettingArgs) -> Result<Loaded, Error> {
+    let sources = Sources::of_process(settings.to_flags());
+    config::load(&sources).map_err(Error::Config)
+}
+
+/// For commands that keep no log: warnings are shown as they are.
+fn load_and_warn(settings: &SettingArgs) -> Result<Loaded, Error> {
+    let loaded = load(settings)?;
+    for warning in &loaded.warnings {
+        tell(&format!("warning: {warning}\n"));
+    }
+    Ok(loaded)
+}
+
+fn serve(loaded: &Loaded) -> Result<(), Error> {
+    logs::start(&loaded.config.log, loaded.no_color)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    serve::serve(&loaded.config)
+}
+
+/// Help and the version are results; the rest is wrong usage. clap knows where each is printed.
+fn usage(error: &clap::Error) -> Exit {
+    match error.print() {
+        Err(trouble) if trouble.kind() != io::ErrorKind::BrokenPipe => Exit::Unavailable,
+        _ if error.use_stderr() => Exit::Usage,
+        _ => Exit::Well,
+    }
+}
+
+/// Writes to stderr. Where that is closed, there is nobody left to tell.
+fn tell(text: &str) {
+    match io::stderr().write_all(text.as_bytes()) {
+        Ok(()) | Err(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

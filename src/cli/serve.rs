@@ -1,0 +1,134 @@
+//! `orlop serve`: puts the rooms together, says when it is ready, and ends them in order.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::error::Error;
+use super::tell;
+use crate::config::Config;
+use crate::http::Server;
+use crate::metrics::Metrics;
+use crate::mirror::{Clock, Mirror};
+use crate::registry::client::client_config;
+use crate::store::{OpenReport, Store};
+use crate::upstream::Upstream;
+
+/// How long jobs may take to end once no client waits any more: what they fetched is lost
+/// otherwise, and most need only their last fsync.
+const JOBS_GRACE: Duration = Duration::from_secs(5);
+
+/// Runs the mirror until a signal ends it.
+///
+/// # Errors
+/// Whatever kept it from starting: settings, the store, an address; and a last write that failed.
+pub(super) fn serve(config: &Config) -> Result<(), Error> {
+    let clock = Clock::start();
+    let metrics = Arc::new(Metrics::new().map_err(Error::Metrics)?);
+    let upstream =
+        Upstream::new(config.upstream(), Arc::clone(&metrics)).map_err(Error::Upstream)?;
+    let (store, report) = Store::open(config.store(), clock.now()).map_err(Error::Store)?;
+    tell_of_opening(config, &report);
+    let mirror =
+        Mirror::start(config.mirror(), store, upstream, metrics, clock).map_err(Error::Threads)?;
+    let outcome = answer(config, &mirror);
+    let ended = mirror.shut_down(JOBS_GRACE).map_err(Error::End);
+    outcome.and(ended)
+}
+
+fn answer(config: &Config, mirror: &Mirror) -> Result<(), Error> {
+    let server =
+        Server::bind(config.http(), config.listen(), mirror.clone()).map_err(Error::Listen)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Threads)?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(Error::Threads)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Threads)?;
+        let addresses = server.addresses();
+        let (serving, stop) = server.run();
+        let mut serving = tokio::spawn(serving);
+        announce(config, &addresses)?;
+        let ended = tokio::select! {
+            ended = &mut serving => ended,
+            _ = terminate.recv() => drained("SIGTERM", &stop, serving).await,
+            _ = interrupt.recv() => drained("SIGINT", &stop, serving).await,
+        };
+        match ended {
+            Ok(outcome) => outcome.map_err(Error::Listen),
+            Err(panicked) => Err(Error::Threads(io::Error::other(panicked))),
+        }
+    })
+}
+
+type Serving = tokio::task::JoinHandle<Result<(), crate::http::listen::Error>>;
+
+async fn drained(
+    signal: &str,
+    stop: &crate::http::Stop,
+    serving: Serving,
+) -> Result<Result<(), crate::http::listen::Error>, tokio::task::JoinError> {
+    tracing::info!("{signal}: takes no more connections and lets answers under way end");
+    stop.stop();
+    serving.await
+}
+
+/// The ready lines, which scripts wait for, and for a person at a terminal what to do next.
+#[expect(
+    clippy::print_stdout,
+    reason = "the ready lines are the result of this command"
+)]
+fn announce(config: &Config, addresses: &[SocketAddr]) -> Result<(), Error> {
+    for address in addresses {
+        println!("orlop listening on http://{address}/");
+    }
+    io::stdout().flush()?;
+    if io::stderr().is_terminal()
+        && let Some(address) = addresses.first()
+    {
+        let base = config.public_base().unwrap_or_else(|| local_base(*address));
+        tell(&format!("\n{}\n", client_config(&base)));
+    }
+    Ok(())
+}
+
+/// How this machine reaches what listens at `address`.
+fn local_base(address: SocketAddr) -> String {
+    match address {
+        any if any.ip().is_unspecified() => format!("http://localhost:{}", any.port()),
+        one => format!("http://{one}"),
+    }
+}
+
+/// What opening the store found: worth a line where it is not what everybody expects.
+fn tell_of_opening(config: &Config, report: &OpenReport) {
+    let dir = config.data.display();
+    if report.created {
+        tracing::info!("made a new store at `{dir}`");
+    }
+    if let Some(why) = &report.rebuilt {
+        tracing::error!(
+            names = report.rebuilt_names,
+            "the index database of the store at `{dir}` did not open ({why}); it was set aside and rebuilt from the \
+             journal and the crate files. Index entries are fetched again as they are asked for"
+        );
+    }
+    if report.journal_skipped_bytes > 0 {
+        tracing::error!(
+            bytes = report.journal_skipped_bytes,
+            "passed over damaged bytes in the journal"
+        );
+    }
+    if report.replayed > 0 || report.journal_cut_bytes > 0 || report.swept > 0 {
+        tracing::info!(
+            replayed = report.replayed,
+            cut_bytes = report.journal_cut_bytes,
+            swept = report.swept,
+            "put the store in order after an unclean stop"
+        );
+    }
+}
