@@ -1,0 +1,24 @@
+//! Black-box tests: the real binary, a fake upstream that can misbehave, and real cargo.
+//!
+//! Everything is on loopback and in temporary folders; only `live` asks the live registry, and
+//! only when ignored tests are run. One file a feature; `harness` tests the harness itself.
+#![expect(
+    clippy::format_push_string,
+    clippy::format_collect,
+    reason = "texts of a test are short, and read better this way"
+)]
+
+mod cli;
+mod clients;
+mod config;
+mod crash;
+mod download;
+mod faults;
+mod harness;
+mod herd;
+mod index;
+mod listener;
+mod live;
+mod metrics;
+mod store;
+mod support;
