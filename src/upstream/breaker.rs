@@ -113,8 +113,8 @@ pub(super) enum Failure {
     Host,
     /// The request waited in vain for the whole stall limit.
     Stalled,
-    /// This path (its hash): a 5xx. The retries of one broken file count once, or one object that
-    /// upstream cannot read would keep all others from being asked for.
+    /// This path (its hash): a 5xx, or a body cut short. The retries of one broken file count once,
+    /// or one object that upstream cannot read would keep all others from being asked for.
     Path(u64),
 }
 

@@ -116,7 +116,7 @@ impl Download {
                 let error = self.tally.error(kind);
                 self.ended = Some(Ended::Failed(error.clone()));
                 if let Some(ticket) = self.ticket.take() {
-                    ticket.failed(&error);
+                    ticket.broke_off(&error);
                 }
                 Err(error)
             }

@@ -171,6 +171,20 @@ impl Ticket {
     /// The request failed with `error`.
     pub(super) fn failed(self, error: &Error) {
         let verdict = verdict(error, self.gate.pause);
+        self.told(verdict, error);
+    }
+
+    /// The body broke off with `error` after a good head: the host is there, and what it cuts
+    /// short again and again may be this one file.
+    pub(super) fn broke_off(self, error: &Error) {
+        let verdict = match verdict(error, self.gate.pause) {
+            Verdict::Failed(Failure::Host) => Verdict::Failed(Failure::Path(hash_of(error.url()))),
+            other => other,
+        };
+        self.told(verdict, error);
+    }
+
+    fn told(self, verdict: Verdict, error: &Error) {
         match verdict {
             Verdict::Answered => self.gate.note_success(),
             Verdict::Failed(_) | Verdict::AskedForPause(_) => self.gate.note_failure(error),

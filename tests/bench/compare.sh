@@ -16,7 +16,7 @@ scripts=$(readlink -f "$1") static=$(readlink -f "$2") work=$(mkdir -p "$3" && r
 parts=${*:-warm cold latency wrk wrk_files herd idle}
 top=$(cd "$(dirname "$0")/../.." && pwd)
 orlop=$top/target/release/orlop
-(cd "$top" && cargo build --release --quiet)
+[ -n "${NO_BUILD:-}" ] || (cd "$top" && cargo build --release --quiet)
 
 pids=()
 cleanup() { for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done; }

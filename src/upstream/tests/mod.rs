@@ -655,6 +655,17 @@ async fn a_body_that_stalls_or_is_cut_is_an_error_that_stays() {
 }
 
 #[tokio::test]
+async fn one_file_that_is_cut_again_and_again_does_not_keep_out_the_others() {
+    let fake = serving(Act::SendAndClose(raw(200, "Content-Length: 6\r\n", "abc"))).await;
+    let rig = Rig::new(&fake, |options| options.breaker_failures = 2);
+    for _try in 0..4 {
+        let mut download = rig.download(0).await.expect("the breaker is closed");
+        assert!(read(&mut download).await.is_err());
+    }
+    assert!(!rig.upstream.health().is_breaker_open());
+}
+
+#[tokio::test]
 async fn a_body_that_drips_ends_with_the_deadline() {
     let fake = serving(Act::SendAndStall(raw(200, "Content-Length: 6\r\n", "abc"))).await;
     let rig = Rig::new(&fake, |options| options.deadline = SHORT);
