@@ -46,9 +46,11 @@ impl<K: Eq + Hash + Clone, V> Flights<K, V> {
         }
     }
 
-    /// How many jobs are under way or remembered.
-    pub(super) fn len(&self) -> usize {
-        self.flights.lock().len()
+    /// How many jobs are under way. Those whose failure is remembered are over.
+    pub(super) fn under_way(&self) -> usize {
+        let flights = self.flights.lock();
+        let is_under_way = |flight: &&Flight<V>| flight.remembered_until.is_none();
+        flights.values().filter(is_under_way).count()
     }
 
     /// Joins the job about `key`, or makes the caller its leader, beginning with the state `start`.
@@ -147,7 +149,9 @@ mod tests {
         let flights = Flights::new();
         let mut leader = lead(&flights);
         leader.remember(Duration::from_secs(60));
+        assert_eq!(flights.under_way(), 1);
         drop(leader);
+        assert_eq!(flights.under_way(), 0);
         assert!(matches!(flights.board(&"a", || 0), Boarding::Joined(_)));
 
         let flights = Flights::new();

@@ -139,7 +139,7 @@ impl Mirror {
 
 impl Inner {
     /// The entry that the store has the bytes of; a record without them (after a rebuild) counts as none.
-    fn held(&self, name: &CrateName) -> Result<Option<EntryFacts>, Error> {
+    pub(super) fn held(&self, name: &CrateName) -> Result<Option<EntryFacts>, Error> {
         let facts = self
             .store
             .entry(name)
@@ -147,7 +147,7 @@ impl Inner {
         Ok(facts.filter(|facts| facts.has_snapshot))
     }
 
-    fn decide(&self, name: &CrateName, held: Option<&EntryFacts>) -> Decision {
+    pub(super) fn decide(&self, name: &CrateName, held: Option<&EntryFacts>) -> Decision {
         let known = match held {
             Some(facts) => Some(as_held(facts)),
             None => self.absent.get(name).map(|checked| Held {
@@ -197,7 +197,9 @@ impl Inner {
 
     async fn refresh_now(&self, name: &CrateName) -> Result<Refreshed, Error> {
         let held = self.held(name)?;
-        let known = held.as_ref().map(validators).unwrap_or_default();
+        // Of a name that was gone the whole file is asked for: a 304 would not tell that it is back.
+        let had = held.as_ref().filter(|facts| !facts.gone);
+        let known = had.map(validators).unwrap_or_default();
         let answer = self
             .upstream
             .index_entry(name, &known)

@@ -308,6 +308,21 @@ fn unknown_crates_and_bad_names_are_refused_without_a_download() {
 }
 
 #[test]
+fn a_crate_that_upstream_does_not_have_is_asked_for_once_in_its_time() {
+    let upstream = Upstream::start(registry());
+    let orlop = Setup::over(&upstream)
+        .config("index.negative_for", "1h")
+        .start();
+    for version in ["1.0.0", "1.0.0", "2.0.0"] {
+        let missing = orlop.download("nobody", version);
+        assert_eq!(missing.status, 404);
+        assert!(missing.text().contains("nobody"), "{}", missing.text());
+    }
+    assert_eq!(orlop.index("nobody").status, 404);
+    assert_eq!(upstream.count(Kind::Index), 1, "{:?}", upstream.seen());
+}
+
+#[test]
 fn a_name_in_other_letters_never_gets_other_bytes() {
     let upstream = Upstream::start(registry());
     let orlop = Setup::over(&upstream).start();

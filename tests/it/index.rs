@@ -447,6 +447,20 @@ fn a_held_name_that_upstream_no_longer_has_is_kept() {
 }
 
 #[test]
+fn a_name_that_comes_back_upstream_is_told_as_back() {
+    let upstream = Upstream::start(registry());
+    let orlop = always_stale(&upstream).start();
+    let registry = upstream.registry();
+    let held = orlop.index("other");
+    upstream.edit(|registry| registry.remove("other"));
+    assert_eq!(orlop.index("other").status, 200);
+    upstream.edit(|now| *now = registry);
+    assert_eq!(orlop.index("other").body, held.body);
+    let page = orlop.get("/").text();
+    assert!(page.contains("in upstream&#39;s index again"), "{page}");
+}
+
+#[test]
 fn a_wrong_path_names_the_right_one_and_asks_nobody() {
     let upstream = Upstream::start(registry());
     let orlop = Setup::over(&upstream).start();
