@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     metrics::{CacheResult, Kind},
+    policy::freshness::Decision,
     registry::{Checksum, Release, checksum::Hasher},
     store::{Blob, ReleaseFacts, Reservation, SpoolReader},
     upstream::{self, Download, retry},
@@ -140,6 +141,12 @@ impl Mirror {
         if inner.was_absent(release) {
             return Err(Error::UnknownVersion {
                 release: release.clone(),
+            });
+        }
+        let known = inner.decide(&release.name, inner.held(&release.name)?.as_ref());
+        if let Decision::Absent { .. } = known {
+            return Err(Error::UnknownCrate {
+                name: release.name.clone(),
             });
         }
         if let Refreshed::Absent = self
@@ -501,7 +508,9 @@ fn release_mark(len: Option<u64>, written: u64) -> u64 {
     if small || written <= VERIFIED_FIRST_BYTES {
         return 0;
     }
-    written.saturating_sub(HELD_BACK_BYTES)
+    // A later attempt may send more than the first announced, and clients were told that length.
+    len.map_or(written, |len| len.min(written))
+        .saturating_sub(HELD_BACK_BYTES)
 }
 
 /// A body on its way. It ends well only when the whole was verified and stored.
@@ -544,6 +553,10 @@ impl Follower {
             };
             match end {
                 Some(Err(error)) => return Err(error),
+                // A later attempt brought another length than this client was told.
+                Some(Ok(blob)) if self.len.is_some_and(|len| len != blob.len()) => {
+                    return Err(self.lost());
+                }
                 _ if self.read < released => return self.read_on(released).await.map(Some),
                 Some(Ok(_)) => return Ok(None),
                 None => self
@@ -591,11 +604,43 @@ mod tests {
         assert_eq!(release_mark(None, VERIFIED_FIRST_BYTES), 0);
     }
 
+    #[tokio::test]
+    async fn a_client_that_was_told_another_length_gets_no_end() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let options = crate::store::Options::at(dir.path().join("data"));
+        let (now, bytes) = (std::time::SystemTime::UNIX_EPOCH, [7; 1000]);
+        let (store, _) = crate::store::Store::open(options, now).expect("a store");
+        let checksum = Checksum::of(&bytes);
+        let mut spool = store.reserve(&checksum, None).expect("room");
+        spool.write(&bytes).expect("written");
+        let reader = spool.reader();
+        let release = Release::parse("demo", "1.0.0").expect("a release");
+        let blob = spool.commit(&release, now).expect("committed");
+        let (_leader, progress) = watch::channel(Progress {
+            len: Some(900),
+            released: blob.len(),
+            reader: Some(reader.clone()),
+            end: Some(Ok(blob)),
+        });
+        let told = |len| Follower {
+            what: release.to_string(),
+            checksum,
+            len: Some(len),
+            read: 0,
+            reader: reader.clone(),
+            progress: progress.clone(),
+        };
+        let whole = told(1000).next().await.expect("readable");
+        assert_eq!(whole.as_deref(), Some(bytes.as_slice()));
+        assert!(told(900).next().await.is_err());
+    }
+
     #[test]
     fn of_a_large_body_the_end_is_held_back() {
         let len = 4 * VERIFIED_FIRST_BYTES;
         assert_eq!(release_mark(Some(len), VERIFIED_FIRST_BYTES), 0);
         assert_eq!(release_mark(Some(len), len), len - HELD_BACK_BYTES);
         assert_eq!(release_mark(None, len), len - HELD_BACK_BYTES);
+        assert_eq!(release_mark(Some(len), 2 * len), len - HELD_BACK_BYTES);
     }
 }
