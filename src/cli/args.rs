@@ -39,7 +39,8 @@ pub enum Command {
     /// Start the mirror.
     ///
     /// When it is ready, it prints one line an address on stdout: `orlop listening on
-    /// http://ADDR:PORT/`. Logs go to stderr. SIGTERM and SIGINT let the answers under way end.
+    /// http://ADDR:PORT/`. Logs go to stderr. SIGTERM and SIGINT let the answers under way end;
+    /// a second one cuts them off.
     #[command(after_help = "\
 Examples:
   orlop serve --listen 127.0.0.1:0 --data /tmp/store

@@ -53,40 +53,39 @@ fn answer(config: &Config, mirror: &Mirror) -> Result<(), Error> {
         let (serving, stop) = server.run();
         let mut serving = tokio::spawn(serving);
         announce(config, &addresses)?;
-        let ended = tokio::select! {
-            ended = &mut serving => ended,
-            _ = terminate.recv() => drained("SIGTERM", &stop, serving).await,
-            _ = interrupt.recv() => drained("SIGINT", &stop, serving).await,
+        let signal = tokio::select! {
+            ended = &mut serving => return outcome(ended),
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
         };
-        match ended {
-            Ok(outcome) => outcome.map_err(Error::Listen),
-            Err(panicked) => Err(Error::Threads(io::Error::other(panicked))),
-        }
+        tracing::info!("{signal}: takes no more connections and lets answers under way end");
+        stop.stop();
+        let signal = tokio::select! {
+            ended = serving => return outcome(ended),
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::warn!("{signal}, the second signal: cuts off the answers under way");
+        Ok(())
     })
 }
 
-type Serving = tokio::task::JoinHandle<Result<(), crate::http::listen::Error>>;
+type Ended = Result<Result<(), crate::http::listen::Error>, tokio::task::JoinError>;
 
-async fn drained(
-    signal: &str,
-    stop: &crate::http::Stop,
-    serving: Serving,
-) -> Result<Result<(), crate::http::listen::Error>, tokio::task::JoinError> {
-    tracing::info!("{signal}: takes no more connections and lets answers under way end");
-    stop.stop();
-    serving.await
+fn outcome(ended: Ended) -> Result<(), Error> {
+    match ended {
+        Ok(outcome) => outcome.map_err(Error::Listen),
+        Err(panicked) => Err(Error::Threads(io::Error::other(panicked))),
+    }
 }
 
 /// The ready lines, which scripts wait for, and for a person at a terminal what to do next.
-#[expect(
-    clippy::print_stdout,
-    reason = "the ready lines are the result of this command"
-)]
 fn announce(config: &Config, addresses: &[SocketAddr]) -> Result<(), Error> {
-    for address in addresses {
-        println!("orlop listening on http://{address}/");
+    match print_addresses(addresses) {
+        // Whoever started it does not read them: no reason not to serve.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        printed => printed?,
     }
-    io::stdout().flush()?;
     if io::stderr().is_terminal()
         && let Some(address) = addresses.first()
     {
@@ -94,6 +93,14 @@ fn announce(config: &Config, addresses: &[SocketAddr]) -> Result<(), Error> {
         tell(&format!("\n{}\n", client_config(&base)));
     }
     Ok(())
+}
+
+fn print_addresses(addresses: &[SocketAddr]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for address in addresses {
+        writeln!(out, "orlop listening on http://{address}/")?;
+    }
+    out.flush()
 }
 
 /// How this machine reaches what listens at `address`.

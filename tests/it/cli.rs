@@ -3,8 +3,10 @@
 use std::net::TcpListener;
 
 use crate::support::{
+    PATIENCE,
     cargo::Project,
     crates::{Krate, Registry},
+    http::Ask,
     orlop::Setup,
     upstream::Upstream,
 };
@@ -78,6 +80,31 @@ fn a_port_that_is_taken_is_exit_code_3() {
     assert_eq!(refused.code, Some(3), "{refused:?}");
     assert!(refused.stderr.contains(&address), "{}", refused.stderr);
     assert_eq!(refused.stdout, "");
+}
+
+#[test]
+fn it_serves_whether_anybody_reads_the_ready_line_or_not() {
+    let upstream = setting();
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = free.local_addr().expect("an address");
+    let setup = Setup::over(&upstream).config("listen.addresses", &address.to_string());
+    drop(free);
+    let mut child = setup.command(&["serve"]).spawn().expect("orlop starts");
+    drop(child.stdout.take());
+    let healthy = || {
+        Ask::get("/healthz")
+            .send(address)
+            .is_ok_and(|answer| answer.status == 200)
+    };
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !healthy() {
+        let ended = child.try_wait().expect("a child can be waited for");
+        assert_eq!(ended, None, "it ended");
+        assert!(std::time::Instant::now() < deadline, "it does not answer");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    child.kill().expect("it can be ended");
+    child.wait().expect("it ends");
 }
 
 #[test]
