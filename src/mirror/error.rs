@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    metrics::Outcome,
     registry::{CrateName, Release},
     store, upstream,
 };
@@ -119,6 +120,11 @@ impl Error {
             what: what.to_string(),
             source,
         }
+    }
+
+    /// Whether upstream was not even asked, because it failed just before.
+    pub(super) fn is_rest_of_upstream(&self) -> bool {
+        matches!(self, Error::Upstream { source, .. } if source.outcome() == Outcome::Breaker)
     }
 
     /// When it may be worth asking again. `None`: asking again changes nothing.

@@ -187,7 +187,12 @@ impl Inner {
         let refreshed = self.refresh_now(&name).await;
         if let Err(error) = &refreshed {
             leader.remember(self.options.remember_failure);
-            tracing::warn!(krate.name = %name, error = error as &dyn std::error::Error, "could not refresh the index entry of `{name}`");
+            if error.is_rest_of_upstream() {
+                // The log has one line about the rest; this would be one for each entry.
+                tracing::debug!(krate.name = %name, "did not ask for the index entry of `{name}`");
+            } else {
+                tracing::warn!(krate.name = %name, error = error as &dyn std::error::Error, "could not refresh the index entry of `{name}`");
+            }
         }
         leader.update(|state| {
             *state = Some(refreshed);

@@ -17,7 +17,7 @@ mod tasks;
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 pub use error::Error;
@@ -74,6 +74,12 @@ const MAX_SOUND_BLOBS: usize = 131_072;
 /// How often what was gathered in memory (times of checks) goes to the store. What a crash loses
 /// of it costs one conditional request an entry.
 const FLUSH_PERIOD: Duration = Duration::from_secs(60);
+
+/// How often the end looks whether the last job is over.
+const IDLE_CHECK: Duration = Duration::from_millis(10);
+
+/// What a job whose time is over still gets for a write that has begun.
+const LAST_WRITE_GRACE: Duration = Duration::from_secs(1);
 
 /// The mirror. A handle: cloning it is cheap, and all clones are one.
 #[derive(Debug, Clone)]
@@ -231,12 +237,28 @@ impl Mirror {
         &self.inner.metrics
     }
 
+    fn is_busy(&self) -> bool {
+        self.inner.fetches.under_way() > 0 || self.inner.refreshes.under_way() > 0
+    }
+
     /// Ends all jobs, giving those under way `grace`, and brings the store to rest.
     ///
     /// # Errors
     /// [`Error::Store`] where the last writes did not reach the disk.
     pub fn shut_down(&self, grace: Duration) -> Result<(), Error> {
-        self.inner.tasks.write().shut_down(grace);
+        let until = Instant::now() + grace;
+        self.inner.tasks.read().stop();
+        if self.is_busy() {
+            tracing::info!(?grace, "lets jobs under way end");
+        }
+        while self.is_busy() && Instant::now() < until {
+            std::thread::sleep(IDLE_CHECK);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        self.inner
+            .tasks
+            .write()
+            .shut_down(left.max(LAST_WRITE_GRACE));
         let store = self.inner.store.clone();
         store
             .close()

@@ -99,9 +99,14 @@ impl Tasks {
         }));
     }
 
-    /// Tells every job to end and gives those under way `grace` to do so.
-    pub(super) fn shut_down(&mut self, grace: Duration) {
+    /// Tells the loops and long blocking jobs to end.
+    pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Drops every job where it waits, and gives blocking calls `grace` to end.
+    pub(super) fn shut_down(&mut self, grace: Duration) {
+        self.stop();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(grace);
         }

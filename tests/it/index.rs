@@ -414,6 +414,20 @@ fn a_dead_upstream_costs_one_time_out_and_not_one_per_entry() {
 }
 
 #[test]
+fn a_dead_upstream_does_not_fill_the_log() {
+    let upstream = Upstream::start(registry());
+    let orlop = Setup::over(&upstream)
+        .config("upstream.breaker_pause", "1h")
+        .start();
+    upstream.down();
+    for number in 0..40 {
+        assert_eq!(orlop.index(&format!("crate-{number}")).status, 503);
+    }
+    let lines = orlop.stderr().lines().count();
+    assert!(lines < 15, "{}", orlop.stderr());
+}
+
+#[test]
 fn the_breaker_closes_when_the_upstream_is_back() {
     let upstream = Upstream::start(registry());
     let orlop = always_stale(&upstream).start();

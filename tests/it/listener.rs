@@ -363,6 +363,51 @@ fn shutdown_does_not_wait_for_ever_for_a_client_that_reads_nothing() {
     drop((client, idle));
 }
 
+/// A client in the middle of a large crate whose rest does not come before the gate opens.
+fn half_way(upstream: &Upstream) -> (Orlop, Connection) {
+    let orlop = Setup::over(upstream)
+        .config("listen.shutdown_grace", "10m")
+        .config("upstream.stall_timeout", "5m")
+        .config("upstream.deadline", "10m")
+        .start();
+    upstream.misbehave(On::Kind(Kind::Crate), Fault::Gate);
+    let mut client = connect(&orlop);
+    client
+        .send(&Ask::get(&download_path("large", "1.0.0")).bytes(orlop.address(), true))
+        .expect("the request is taken");
+    client.head().expect("an answer begins");
+    (orlop, client)
+}
+
+#[test]
+fn a_second_signal_ends_the_wait_for_answers_under_way() {
+    let upstream = setting();
+    let (mut orlop, client) = half_way(&upstream);
+    orlop.signal(Signal::INT);
+    until("new connections are refused", || {
+        TcpStream::connect(orlop.address()).is_err()
+    });
+    orlop.signal(Signal::INT);
+    assert_eq!(orlop.wait().code(), Some(0), "{}", orlop.stderr());
+    assert!(orlop.stderr().contains("second"), "{}", orlop.stderr());
+    drop(client);
+}
+
+#[test]
+fn a_fetch_that_no_client_waits_for_may_end_before_the_program_does() {
+    let upstream = setting();
+    let (mut orlop, client) = half_way(&upstream);
+    drop(client);
+    orlop.signal(Signal::TERM);
+    until("new connections are refused", || {
+        TcpStream::connect(orlop.address()).is_err()
+    });
+    until("the clients are gone", || orlop.stderr().contains("jobs"));
+    upstream.open_gate();
+    assert_eq!(orlop.wait().code(), Some(0), "{}", orlop.stderr());
+    assert_eq!(orlop.blobs().len(), 1, "{}", orlop.stderr());
+}
+
 #[test]
 fn an_idle_orlop_ends_at_once() {
     let upstream = setting();
