@@ -6,7 +6,7 @@ use actix_web::{
     HttpRequest, HttpResponse,
     body::{BodyStream, BoxBody, SizedStream},
     http::{
-        Method, StatusCode,
+        Method, StatusCode, Version,
         header::{self, HeaderMap, HeaderValue},
     },
     web,
@@ -48,6 +48,15 @@ pub(crate) async fn download(
     let stamp = state.mirror.stamp(&release.name);
     match state.mirror.crate_file(&release).await {
         Ok(CrateFile::Held { blob, .. }) => held(&request, &release, &blob, stamp, &state),
+        // HTTP/1.0 ends a body of unknown length by closing, be it whole or broken off.
+        Ok(CrateFile::Coming(follower))
+            if follower.len().is_none() && request.version() <= Version::HTTP_10 =>
+        {
+            match follower.end().await {
+                Ok(blob) => held(&request, &release, &blob, stamp, &state),
+                Err(error) => reply::failure(&error),
+            }
+        }
         Ok(CrateFile::Coming(follower)) => coming(&request, &release, follower),
         Err(error) => reply::failure(&error),
     }

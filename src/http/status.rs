@@ -9,7 +9,7 @@ use actix_web::{
 };
 use askama::Template;
 
-use super::{State, reply};
+use super::{State, path_of, reply};
 use crate::{
     metrics::{Arrival, Gauges},
     mirror::Status,
@@ -27,7 +27,9 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; img
 #[derive(Template)]
 #[template(path = "status.html", config = "static/askama.toml")]
 struct Page {
-    base: String,
+    /// The path of the base: links of the page stay at the host it was reached by, which the
+    /// content security policy takes for its own whatever `public_url` says.
+    root: String,
     verdict: Verdict,
     upstream: Vec<(&'static str, String)>,
     held: Vec<(&'static str, String)>,
@@ -66,7 +68,7 @@ pub(crate) async fn page(request: HttpRequest, state: web::Data<State>) -> HttpR
         client_config: client_config(&base),
         version: env!("CARGO_PKG_VERSION"),
         uptime: seconds(status.uptime),
-        base,
+        root: path_of(&base),
     };
     match page.render() {
         Ok(html) => HttpResponse::Ok()

@@ -306,6 +306,10 @@ impl Inner {
             Ok(blob) => {
                 tracing::info!(krate.name = %release.name, krate.version = %release.version, size_bytes = blob.len(), duration_ms, "fetched {release}");
             }
+            Err(error) if error.is_rest_of_upstream() => {
+                leader.remember(self.options.remember_failure);
+                tracing::debug!(%release, "did not ask for {release}");
+            }
             Err(error) => {
                 leader.remember(self.options.remember_failure);
                 tracing::warn!(krate.name = %release.name, krate.version = %release.version, duration_ms, error = error as &dyn std::error::Error, "could not fetch {release}");
@@ -566,6 +570,20 @@ impl Follower {
                     .map_err(|_closed| self.lost())?,
             }
         }
+    }
+
+    /// Waits until the whole is verified and stored, for a client to whom an end that is none
+    /// cannot be shown.
+    ///
+    /// # Errors
+    /// Whatever ended the fetch.
+    pub async fn end(mut self) -> Result<Blob, Error> {
+        let ended = |progress: &Progress| progress.end.is_some();
+        let end = match self.progress.wait_for(ended).await {
+            Ok(progress) => progress.end.clone(),
+            Err(_closed) => None,
+        };
+        end.unwrap_or_else(|| Err(self.lost()))
     }
 
     async fn read_on(&mut self, released: u64) -> Result<Bytes, Error> {

@@ -206,6 +206,28 @@ fn those_who_come_late_to_a_fetch_get_the_whole_file() {
 }
 
 #[test]
+fn http_1_0_never_sees_an_end_that_is_none() {
+    let upstream = Upstream::start(registry());
+    upstream.manners(|manners| manners.chunked = true);
+    let orlop = Setup::over(&upstream).start();
+    let ask = || {
+        let mut client = Connection::open(orlop.address(), PATIENCE).expect("a connection");
+        let bytes = Ask::get(&download_path("large", "1.0.0")).bytes(orlop.address(), true);
+        let bytes = String::from_utf8(bytes).expect("text");
+        let bytes = bytes.replace("HTTP/1.1", "HTTP/1.0");
+        client.send(bytes.as_bytes()).expect("the request is taken");
+        client.answer(false).expect("an answer")
+    };
+    upstream.misbehave(On::Kind(Kind::Crate), Fault::Flip);
+    let lie = ask();
+    assert_eq!(lie.status, 502, "{} bytes", lie.body.len());
+    upstream.behave();
+    until("the failure is forgotten", || ask().status == 200);
+    let release = upstream.registry().release("large", "1.0.0");
+    assert!(ask().body == *release.bytes);
+}
+
+#[test]
 fn a_client_that_hangs_up_does_not_stop_the_download() {
     let upstream = Upstream::start(registry());
     let orlop = Setup::over(&upstream)

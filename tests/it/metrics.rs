@@ -187,6 +187,8 @@ fn the_status_page_shows_what_is_held_and_what_to_paste() {
     );
     assert!(text.contains("here"), "recent activity names the crate");
     assert!(text.contains(env!("CARGO_PKG_VERSION")));
+    let beside = "href=\"/static/orlop.css\"";
+    assert!(text.contains(beside), "the page's own host has its style");
     let hostile = orlop.ask(&Ask::get("/").header("Host", "<script>alert(1)</script>"));
     assert!(!hostile.text().contains("<script>alert"));
 }
