@@ -3,6 +3,7 @@
 use crate::support::{
     crates::{Krate, Registry},
     orlop::{Outcome, Setup, write_file},
+    until,
     upstream::Upstream,
 };
 
@@ -174,6 +175,9 @@ fn secrets_are_not_shown() {
         .start();
     assert_eq!(orlop.index("any-crate").status, 503);
     assert!(!orlop.get("/").text().contains("hunter2"));
+    until("the failure is in the log", || {
+        orlop.stderr().contains("any-crate")
+    });
     assert!(!orlop.stderr().contains("hunter2"));
 }
 
@@ -214,6 +218,7 @@ fn a_configuration_file_starts_the_daemon() {
     ));
     let orlop = setup.argument("--config").argument(&file).start();
     assert_eq!(orlop.index("here").status, 200);
+    until("something is logged", || !orlop.stderr().is_empty());
     for line in orlop.stderr().lines() {
         let parsed: Result<serde_json::Value, _> = serde_json::from_str(line);
         assert!(parsed.is_ok(), "a log line is JSON: {line}");
@@ -225,6 +230,7 @@ fn log_lines_are_for_people_unless_asked_otherwise() {
     let upstream = Upstream::start(Registry::new().with(&Krate::new("here", "1.0.0")));
     let orlop = Setup::over(&upstream).start();
     assert!(orlop.download("here", "1.0.0").is_complete_file());
+    until("something is logged", || orlop.stderr().contains("here"));
     let log = orlop.stderr();
     assert!(!log.contains('\u{1b}'), "no colours into a pipe: {log}");
     let orlop = orlop.terminate().config("log.filter", "off").start();

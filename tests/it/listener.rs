@@ -6,9 +6,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
+use http::{Request, response::Parts};
 use rustix::process::Signal;
-use tame_index::external::http::Request;
 
 use crate::support::{
     PATIENCE,
@@ -83,18 +83,21 @@ async fn http2_get(client: &SendRequest<Bytes>, url: String) -> (u16, usize) {
     let mut client = client.clone().ready().await.expect("room for a stream");
     let request = Request::get(url).body(()).expect("a request");
     let (response, _) = client.send_request(request, true).expect("a stream");
-    let response = response.await.expect("an answer");
-    let status = response.status().as_u16();
-    let mut body = response.into_body();
-    let mut length = 0;
+    let (head, body) = http2_read(response).await;
+    (head.status.as_u16(), body.len())
+}
+
+async fn http2_read(response: ResponseFuture) -> (Parts, Vec<u8>) {
+    let (head, mut body) = response.await.expect("an answer").into_parts();
+    let mut whole = Vec::new();
     while let Some(piece) = body.data().await {
         let piece = piece.expect("a piece of the body");
-        length += piece.len();
+        whole.extend_from_slice(&piece);
         body.flow_control()
             .release_capacity(piece.len())
             .expect("capacity goes back");
     }
-    (status, length)
+    (head, whole)
 }
 
 #[test]
@@ -219,6 +222,122 @@ fn an_upgrade_that_cannot_be_is_answered_in_http1() {
         .expect("the request is taken");
     let (status, _) = client.head().expect("an answer");
     assert_eq!(status, 200);
+}
+
+#[test]
+fn an_offer_of_h2c_on_a_kept_connection_costs_a_new_connection_at_most() {
+    let upstream = setting();
+    let orlop = Setup::over(&upstream).start();
+    let mut client = connect(&orlop);
+    client
+        .send(&Ask::get("/healthz").bytes(orlop.address(), false))
+        .expect("the request is taken");
+    let first = client.answer(false).expect("an answer");
+    assert_eq!((first.status, first.header("connection")), (200, None));
+
+    // The offer is for the first request only; here it is one that may be ignored.
+    client
+        .send(upgrade(&orlop, "/index/config.json", "").as_bytes())
+        .expect("the connection is kept");
+    let answer = client.answer(false).expect("an answer in HTTP/1.1");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.body, orlop.get("/index/config.json").body);
+
+    // Kept or closed, but as the answer says.
+    let closes = answer.header("connection") == Some("close");
+    let sent = client.send(&Ask::get("/healthz").bytes(orlop.address(), false));
+    let again = sent.and_then(|()| client.answer(false));
+    assert_eq!(again.is_err(), closes, "{answer:?}: {again:?}");
+    let mut client = connect(&orlop);
+    client
+        .send(upgrade(&orlop, "/healthz", "").as_bytes())
+        .expect("the request is taken");
+    assert_eq!(client.head().expect("an answer").0, 101);
+}
+
+#[test]
+fn index_files_over_http2_come_compressed() {
+    use std::io::Read as _;
+
+    let upstream = setting();
+    for version in 1..100 {
+        let krate = Krate::new("small", &format!("1.0.{version}"));
+        upstream.edit(|registry| registry.put(&krate));
+    }
+    let orlop = Setup::over(&upstream).start();
+    let url = format!("{}/index/{}", orlop.url(), index_path("small"));
+    runtime().block_on(async {
+        let client = http2(&orlop).await;
+        for _ in 0..2 {
+            let request = Request::get(&url)
+                .header("accept-encoding", "deflate, gzip")
+                .body(())
+                .expect("a request");
+            let mut client = client.clone().ready().await.expect("room for a stream");
+            let (response, _) = client.send_request(request, true).expect("a stream");
+            let (head, body) = http2_read(response).await;
+            assert_eq!(head.headers["content-encoding"], "gzip");
+            assert_eq!(head.headers["vary"], "Accept-Encoding");
+            let mut text = String::new();
+            flate2::read::GzDecoder::new(body.as_slice())
+                .read_to_string(&mut text)
+                .expect("the body is gzip");
+            assert_eq!(text, upstream.index_file("small"));
+            assert!(body.len() < text.len() / 2);
+        }
+    });
+}
+
+#[test]
+fn connections_over_the_limit_are_told_so_and_hurt_nobody() {
+    let upstream = setting();
+    let orlop = Setup::over(&upstream)
+        .config("listen.max_connections", "2")
+        .start();
+    let kept = |client: &mut Connection| {
+        client
+            .send(&Ask::get("/healthz").bytes(orlop.address(), false))
+            .expect("the connection is open");
+        client.answer(false).expect("an answer").status
+    };
+    let (mut one, mut two) = (connect(&orlop), connect(&orlop));
+    assert_eq!((kept(&mut one), kept(&mut two)), (200, 200));
+    for _ in 0..5 {
+        let refused = orlop.get("/healthz");
+        assert_eq!(refused.status, 503);
+        assert!(refused.header("retry-after").is_some());
+        assert!(
+            refused.text().contains("max_connections"),
+            "{}",
+            refused.text()
+        );
+    }
+    assert_eq!((kept(&mut one), kept(&mut two)), (200, 200));
+    drop(one);
+    until("there is room again", || {
+        orlop.get("/healthz").status == 200
+    });
+}
+
+#[test]
+fn an_answer_over_the_request_timeout_is_broken_off_and_the_fetch_goes_on() {
+    let upstream = setting();
+    let orlop = Setup::over(&upstream)
+        .config("listen.request_timeout", "1s")
+        .config("upstream.stall_timeout", "30s")
+        .config("upstream.deadline", "60s")
+        .start();
+    upstream.misbehave(On::Kind(Kind::Crate), Fault::Gate);
+    let mut client = connect(&orlop);
+    client
+        .send(&Ask::get(&download_path("large", "1.0.0")).bytes(orlop.address(), false))
+        .expect("the request is taken");
+    let answer = client.answer(false).expect("an answer begins");
+    assert!(answer.status == 200 && !answer.whole);
+    upstream.open_gate();
+    until("the crate is kept", || orlop.blobs().len() == 1);
+    assert!(orlop.download("large", "1.0.0").is_complete_file());
+    assert_eq!(upstream.count(Kind::Crate), 1);
 }
 
 #[test]

@@ -20,5 +20,6 @@ mod index;
 mod listener;
 mod live;
 mod metrics;
+mod outbound;
 mod store;
 mod support;

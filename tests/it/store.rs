@@ -5,7 +5,8 @@ use std::{fs, io::Write as _, path::Path};
 use crate::support::{
     crates::{Krate, Registry, Release},
     files_below,
-    orlop::{Orlop, Setup, write_file},
+    http::Ask,
+    orlop::{Orlop, Setup, download_path, write_file},
     until,
     upstream::{Kind, Upstream},
 };
@@ -135,11 +136,9 @@ fn a_ruined_index_engine_is_rebuilt_and_the_crates_stay() {
     }
     upstream.forget_seen();
     let orlop = setup.start();
-    let said = orlop.stderr().to_lowercase();
-    assert!(
-        said.contains("rebuil") || said.contains("set aside"),
-        "{said}"
-    );
+    until("it says what it did", || {
+        orlop.stderr().contains("set aside and rebuilt")
+    });
     check_all(&orlop, &upstream);
     assert_eq!(upstream.count(Kind::Crate), 0, "{:?}", upstream.seen());
     upstream.down();
@@ -241,6 +240,58 @@ fn a_blob_cut_short_on_the_disk_is_never_served_as_whole() {
         let answer = orlop.download("one", "1.0.0");
         answer.is_complete_file() && answer.body == *release.bytes
     });
+}
+
+/// Changes one byte in the middle of a stored crate; its length stays.
+fn flip(setup: &Setup, sha256: &str) {
+    let path = setup
+        .data()
+        .join(format!("blobs/{}/{sha256}.raw", &sha256[..2]));
+    let mut bytes = fs::read(&path).expect("the blob can be read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).expect("the blob can be written");
+}
+
+#[test]
+fn a_crate_that_rotted_on_the_disk_is_never_served_after_a_start() {
+    for size in [20_000, 600_000, 3_000_000] {
+        let krate = Krate::new("rotten", "1.0.0").size(size);
+        let upstream = Upstream::start(Registry::new().with(&krate));
+        let release = krate.build();
+        let path = download_path("rotten", "1.0.0");
+        let orlop = Setup::over(&upstream).start();
+        assert!(orlop.get(&path).body == *release.bytes);
+        let setup = orlop.terminate();
+        flip(&setup, &release.sha256);
+
+        // Nowhere to get it from: a clean refusal, whatever part of it is asked for.
+        upstream.down();
+        let orlop = setup.start();
+        let some = Ask::get(&path).header("Range", "bytes=0-99");
+        for ask in [Ask::get(&path), some, Ask::head(&path)] {
+            let refused = orlop.ask(&ask);
+            assert_eq!(refused.status, 503, "{ask:?}: {}", refused.text());
+            assert!(refused.whole && refused.header("retry-after").is_some());
+        }
+        assert!(orlop.metric("orlop_store_damaged_blobs_total", &[]) >= 1.0);
+        let setup = orlop.terminate();
+
+        // With an upstream nobody notices.
+        upstream.up();
+        upstream.forget_seen();
+        let orlop = setup.start();
+        let answer = orlop.get(&path);
+        assert!(answer.is_complete_file(), "{}", answer.text());
+        assert!(answer.body == *release.bytes);
+        assert_eq!(upstream.count(Kind::Crate), 1, "{:?}", upstream.seen());
+
+        // What was fetched took the place of what had rotted.
+        upstream.down();
+        let orlop = orlop.restart();
+        let answer = orlop.get(&path);
+        assert!(answer.is_complete_file() && answer.body == *release.bytes);
+    }
 }
 
 #[test]

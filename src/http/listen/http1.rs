@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use actix_http::body::{BodySize, BoxBody, MessageBody};
 use actix_http::error::DispatchError;
-use actix_http::{HttpService, KeepAlive, Request, Response};
+use actix_http::{ConnectionType, HttpService, KeepAlive, Request, Response};
 use actix_service::{Service, ServiceFactory as _, fn_factory};
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
@@ -111,9 +111,16 @@ where
 
     fn call(&self, request: Request) -> Self::Future {
         let flight = request.conn_data::<Rc<Watch>>().map(Watch::enter);
+        let offers_upgrade = request.head().upgrade();
         let answer = self.0.call(request);
         Box::pin(async move {
-            let answer: Response<B> = answer.await?.into();
+            let mut answer: Response<B> = answer.await?.into();
+            // An offer that is not the connection's first request is passed over. actix closes
+            // the connection then, but would say `upgrade` of it.
+            if offers_upgrade {
+                let head = answer.head_mut();
+                head.set_connection_type(ConnectionType::Close);
+            }
             Ok(answer.map_body(|_, body| TrackedBody {
                 body: body.boxed(),
                 _flight: flight,

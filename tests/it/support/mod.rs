@@ -5,7 +5,9 @@ pub(crate) mod crates;
 pub(crate) mod front;
 pub(crate) mod http;
 pub(crate) mod orlop;
+pub(crate) mod proxy;
 pub(crate) mod tcp;
+pub(crate) mod tls;
 pub(crate) mod upstream;
 
 use std::{

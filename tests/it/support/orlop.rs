@@ -235,9 +235,11 @@ impl Orlop {
         PathBuf::from(root)
     }
 
-    /// What it wrote to stderr so far.
+    /// What it wrote to stderr so far, in whole lines. Its last words may still be on their way.
     pub(crate) fn stderr(&self) -> String {
-        self.errors.lock().clone()
+        let said = self.errors.lock();
+        let whole = said.rfind('\n').map_or(0, |end| end + 1);
+        said[..whole].to_owned()
     }
 
     /// What it wrote to stdout so far.

@@ -123,7 +123,8 @@ impl Shared {
     }
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream, mut note: impl FnMut(&[u8])) {
+/// Passes bytes on until one side ends, and then closes that direction.
+pub(super) fn copy(mut from: TcpStream, mut to: TcpStream, mut note: impl FnMut(&[u8])) {
     let mut piece = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut piece) {
         note(&piece[..count]);

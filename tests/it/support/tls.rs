@@ -1,0 +1,163 @@
+//! TLS and HTTP/2 in front of the fake upstream, under a certificate authority made for the test.
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use parking_lot::Mutex;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::{
+    ServerConfig,
+    crypto::ring,
+    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+};
+use tempfile::TempDir;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::Runtime,
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{http::Ask, peer_may_be_gone, upstream::Upstream};
+
+/// The running server; stops when dropped.
+#[derive(Debug)]
+pub(crate) struct Tls {
+    address: SocketAddr,
+    folder: TempDir,
+    spoken: Arc<Mutex<Vec<String>>>,
+    runtime: Option<Runtime>,
+}
+
+impl Tls {
+    /// Serves everything of `upstream`, whose `dl` is to lead here: [`Tls::base`].
+    pub(crate) fn over(upstream: &Upstream) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let (config, ca) = identity().expect("keys and certificates can be made");
+        std::fs::write(folder.path().join("ca.pem"), ca).expect("a temporary folder takes files");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime can be made");
+        let listener = runtime
+            .block_on(TcpListener::bind("127.0.0.1:0"))
+            .expect("loopback has a free port");
+        let address = listener.local_addr().expect("a listener has an address");
+        let spoken = Arc::default();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        runtime.spawn(accept(
+            listener,
+            acceptor,
+            upstream.address(),
+            Arc::clone(&spoken),
+        ));
+        Self {
+            address,
+            folder,
+            spoken,
+            runtime: Some(runtime),
+        }
+    }
+
+    /// Scheme, address and port.
+    pub(crate) fn base(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// The certificate of the authority, as PEM.
+    pub(crate) fn ca_file(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// What was agreed on by ALPN, once a connection that came as far as that.
+    pub(crate) fn spoken(&self) -> Vec<String> {
+        self.spoken.lock().clone()
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A server for loopback, and the certificate of the authority that vouches for it.
+fn identity() -> anyhow::Result<(ServerConfig, String)> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let ca_key = KeyPair::generate()?;
+    let ca = params.self_signed(&ca_key)?;
+    let issuer = Issuer::new(params, ca_key);
+    let key = KeyPair::generate()?;
+    let names = vec!["127.0.0.1".to_owned()];
+    let certificate = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok((config, ca.pem()))
+}
+
+async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    upstream: SocketAddr,
+    spoken: Arc<Mutex<Vec<String>>>,
+) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let (acceptor, spoken) = (acceptor.clone(), Arc::clone(&spoken));
+        tokio::spawn(async move {
+            peer_may_be_gone(converse(stream, acceptor, upstream, &spoken).await);
+        });
+    }
+}
+
+async fn converse(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    upstream: SocketAddr,
+    spoken: &Mutex<Vec<String>>,
+) -> anyhow::Result<()> {
+    let stream = acceptor.accept(stream).await?;
+    let agreed = stream.get_ref().1.alpn_protocol().unwrap_or_default();
+    spoken
+        .lock()
+        .push(String::from_utf8_lossy(agreed).into_owned());
+    let mut connection = h2::server::handshake(stream).await?;
+    while let Some(accepted) = connection.accept().await {
+        let (request, respond) = accepted?;
+        let mut ask = Ask::new(request.method().as_str(), request.uri().path());
+        for (name, value) in request.headers() {
+            ask = ask.header(name.as_str(), &String::from_utf8_lossy(value.as_bytes()));
+        }
+        tokio::spawn(async move { peer_may_be_gone(answer(ask, upstream, respond).await) });
+    }
+    Ok(())
+}
+
+async fn answer(
+    ask: Ask,
+    upstream: SocketAddr,
+    mut respond: SendResponse<Bytes>,
+) -> anyhow::Result<()> {
+    let answer = tokio::task::spawn_blocking(move || -> io::Result<_> { ask.send(upstream) });
+    let answer = answer.await??;
+    let mut response = ::http::Response::builder().status(answer.status);
+    for (name, value) in &answer.headers {
+        if !["connection", "transfer-encoding"].contains(&name.to_ascii_lowercase().as_str()) {
+            response = response.header(name, value);
+        }
+    }
+    let ended = answer.body.is_empty();
+    let mut body = respond.send_response(response.body(())?, ended)?;
+    if !ended {
+        body.send_data(answer.body.into(), true)?;
+    }
+    Ok(())
+}
