@@ -26,13 +26,10 @@ use crate::{
     store::Blob,
 };
 
-/// How much of a large file is read at a time, on a blocking thread. Large enough that the hop
-/// to that thread is small beside the copy, small enough that a slow client holds little.
-const READ_BYTES: usize = 256 * 1024;
-
-/// Up to this size a file is read on the worker itself: the page cache has it nearly always, and
-/// the hop to another thread costs more than the read.
-const READ_AT_ONCE_BYTES: usize = 256 * 1024;
+/// How much of a file is read at a time; a smaller one is read whole. Large enough that a hop to
+/// a blocking thread is small beside the copy, small enough that it stays in the processor's
+/// cache on its way to the socket, and that a slow client holds little.
+const READ_BYTES: usize = 128 * 1024;
 
 /// `GET /api/v1/crates/{crate}/{version}/download`.
 pub(crate) async fn download(
@@ -47,13 +44,13 @@ pub(crate) async fn download(
     };
     let stamp = state.mirror.stamp(&release.name);
     match state.mirror.crate_file(&release).await {
-        Ok(CrateFile::Held { blob, .. }) => held(&request, &release, &blob, stamp, &state),
+        Ok(CrateFile::Held { blob, .. }) => held(&request, &release, &blob, stamp, &state).await,
         // HTTP/1.0 ends a body of unknown length by closing, be it whole or broken off.
         Ok(CrateFile::Coming(follower))
             if follower.len().is_none() && request.version() <= Version::HTTP_10 =>
         {
             match follower.end().await {
-                Ok(blob) => held(&request, &release, &blob, stamp, &state),
+                Ok(blob) => held(&request, &release, &blob, stamp, &state).await,
                 Err(error) => reply::failure(&error),
             }
         }
@@ -63,7 +60,7 @@ pub(crate) async fn download(
 }
 
 /// The file is in the store: whole or in part, or not at all if the client has it.
-fn held(
+async fn held(
     request: &HttpRequest,
     release: &Release,
     blob: &Blob,
@@ -78,10 +75,13 @@ fn held(
         return response;
     }
     match wanted(request, &etag, blob.len()) {
-        Wanted::Whole => whole(request, release, blob, etag, stamp, state),
+        Wanted::Whole => whole(request, release, blob, etag, stamp, state).await,
         Wanted::Part(part) => {
-            let mut response =
-                HttpResponse::PartialContent().body(body_of(request, blob, part.clone()));
+            let body = match body_of(request, blob, part.clone()).await {
+                Ok(body) => body,
+                Err(error) => return unreadable(release, &error),
+            };
+            let mut response = HttpResponse::PartialContent().body(body);
             let place = format!(
                 "bytes {}-{}/{}",
                 part.start,
@@ -118,7 +118,7 @@ fn wanted(request: &HttpRequest, etag: &HeaderValue, len: u64) -> Wanted {
     }
 }
 
-fn whole(
+async fn whole(
     request: &HttpRequest,
     release: &Release,
     blob: &Blob,
@@ -128,11 +128,15 @@ fn whole(
 ) -> HttpResponse {
     let small = blob.len() <= MAX_READY_BYTES as u64;
     if !(small && state.cache.keeps() && request.method() == Method::GET) {
-        let mut response = HttpResponse::Ok().body(body_of(request, blob, 0..blob.len()));
+        let body = match body_of(request, blob, 0..blob.len()).await {
+            Ok(body) => body,
+            Err(error) => return unreadable(release, &error),
+        };
+        let mut response = HttpResponse::Ok().body(body);
         write_headers(response.headers_mut(), etag);
         return response;
     }
-    let bytes = match blob.read_all() {
+    let bytes = match read(blob, 0, MAX_READY_BYTES).await {
         Ok(bytes) => bytes,
         Err(error) => return unreadable(release, &error),
     };
@@ -165,25 +169,28 @@ fn unreadable(release: &Release, error: &std::io::Error) -> HttpResponse {
 }
 
 /// The body of a part of a stored file.
-fn body_of(request: &HttpRequest, blob: &Blob, part: Range<u64>) -> BoxBody {
+async fn body_of(
+    request: &HttpRequest,
+    blob: &Blob,
+    part: Range<u64>,
+) -> Result<BoxBody, std::io::Error> {
     let len = part.end.saturating_sub(part.start);
     if request.method() == Method::HEAD {
         // The dispatcher writes the length of a body that it does not send.
-        return BoxBody::new(SizedStream::new(
-            len,
-            stream::empty::<Result<Bytes, std::io::Error>>(),
-        ));
+        let nothing = stream::empty::<Result<Bytes, std::io::Error>>();
+        return Ok(BoxBody::new(SizedStream::new(len, nothing)));
     }
-    if let Ok(len) = usize::try_from(len)
-        && len <= READ_AT_ONCE_BYTES
-        && let Ok(bytes) = blob.read_range(part.start, len)
-    {
-        return BoxBody::new(bytes);
+    if len <= READ_BYTES as u64 {
+        let bytes = read(blob, part.start, at_most(len, READ_BYTES)).await?;
+        return Ok(BoxBody::new(bytes));
     }
-    BoxBody::new(SizedStream::new(len, pieces(blob.clone(), part)))
+    Ok(BoxBody::new(SizedStream::new(
+        len,
+        pieces(blob.clone(), part),
+    )))
 }
 
-/// A stored file in pieces, each read on a blocking thread. An error breaks the transfer off.
+/// A part of a stored file in pieces. An error breaks the transfer off.
 fn pieces(blob: Blob, part: Range<u64>) -> impl Stream<Item = Result<Bytes, std::io::Error>> {
     stream::try_unfold(part, move |part| {
         let blob = blob.clone();
@@ -191,18 +198,29 @@ fn pieces(blob: Blob, part: Range<u64>) -> impl Stream<Item = Result<Bytes, std:
             if part.is_empty() {
                 return Ok(None);
             }
-            let left = usize::try_from(part.end.saturating_sub(part.start));
-            let wanted = left.map_or(READ_BYTES, |left| left.min(READ_BYTES));
-            let bytes = web::block(move || blob.read_range(part.start, wanted))
-                .await
-                .map_err(std::io::Error::other)??;
-            if bytes.is_empty() {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
-            }
+            let left = part.end.saturating_sub(part.start);
+            let bytes = read(&blob, part.start, at_most(left, READ_BYTES)).await?;
             let next = part.start.saturating_add(bytes.len() as u64);
             Ok(Some((bytes, next..part.end)))
         }
     })
+}
+
+/// Up to `len` bytes from `offset` on: at once if the page cache has them, which it nearly always
+/// does, else on a blocking thread, so that a worker never waits for a disk.
+async fn read(blob: &Blob, offset: u64, len: usize) -> Result<Bytes, std::io::Error> {
+    let len = at_most(blob.len().saturating_sub(offset), len);
+    if let Some(bytes) = blob.read_range_now(offset, len)? {
+        return Ok(bytes);
+    }
+    let blob = blob.clone();
+    web::block(move || blob.read_range(offset, len))
+        .await
+        .map_err(std::io::Error::other)?
+}
+
+fn at_most(left: u64, most: usize) -> usize {
+    usize::try_from(left).map_or(most, |left| left.min(most))
 }
 
 /// The file is on its way: the client reads behind the leader. A range is not looked at: the

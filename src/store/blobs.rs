@@ -21,6 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::ReadWriteFlags;
 
 use super::{
     commit::{Hold, Job},
@@ -77,6 +78,26 @@ impl Blob {
     /// [`io::ErrorKind::UnexpectedEof`] if there are not so many.
     pub fn read_range(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         read_range(&self.file, offset, len)
+    }
+
+    /// `len` bytes from `offset` on, if they are in memory already: this never waits for the disk.
+    /// `None`: some are not there, or this file system cannot tell; [`read_range`](Self::read_range)
+    /// gets them.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::UnexpectedEof`] if there are not so many.
+    pub fn read_range_now(&self, offset: u64, len: usize) -> io::Result<Option<Bytes>> {
+        let end = offset.saturating_add(len as u64);
+        if end > self.len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut bytes = vec![0; len];
+        let mut slices = [io::IoSliceMut::new(&mut bytes)];
+        match rustix::io::preadv2(&self.file, &mut slices, offset, ReadWriteFlags::NOWAIT) {
+            Ok(read) if read == len => Ok(Some(bytes.into())),
+            // A short read, `EAGAIN` or `EOPNOTSUPP`: the way that waits has the last word.
+            Ok(_) | Err(_) => Ok(None),
+        }
     }
 
     /// All of it.

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use actix_http::body::{BodySize, BoxBody, MessageBody};
@@ -14,7 +14,6 @@ use actix_http::error::DispatchError;
 use actix_http::{ConnectionType, HttpService, KeepAlive, Request, Response};
 use actix_service::{Service, ServiceFactory as _, fn_factory};
 use bytes::Bytes;
-use futures_util::future::LocalBoxFuture;
 use tokio::net::TcpStream;
 
 use super::Drain;
@@ -103,7 +102,7 @@ where
 {
     type Response = Response<TrackedBody>;
     type Error = S::Error;
-    type Future = LocalBoxFuture<'static, Result<Self::Response, Self::Error>>;
+    type Future = Tracking<S::Future, B>;
 
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.0.poll_ready(cx)
@@ -112,20 +111,48 @@ where
     fn call(&self, request: Request) -> Self::Future {
         let flight = request.conn_data::<Rc<Watch>>().map(Watch::enter);
         let offers_upgrade = request.head().upgrade();
-        let answer = self.0.call(request);
-        Box::pin(async move {
-            let mut answer: Response<B> = answer.await?.into();
-            // An offer that is not the connection's first request is passed over. actix closes
-            // the connection then, but would say `upgrade` of it.
-            if offers_upgrade {
-                let head = answer.head_mut();
-                head.set_connection_type(ConnectionType::Close);
-            }
-            Ok(answer.map_body(|_, body| TrackedBody {
-                body: body.boxed(),
-                _flight: flight,
-            }))
-        })
+        Tracking {
+            answer: self.0.call(request),
+            flight,
+            offers_upgrade,
+            body: std::marker::PhantomData,
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// An answer in the making; its body takes the flight over.
+    struct Tracking<F, B> {
+        #[pin]
+        answer: F,
+        flight: Option<Flight>,
+        offers_upgrade: bool,
+        body: std::marker::PhantomData<B>,
+    }
+}
+
+impl<F, R, E, B> Future for Tracking<F, B>
+where
+    F: Future<Output = Result<R, E>>,
+    R: Into<Response<B>>,
+    B: MessageBody + 'static,
+{
+    type Output = Result<Response<TrackedBody>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut answer: Response<B> = ready!(this.answer.poll(cx))?.into();
+        // An offer that is not the connection's first request is passed over. actix closes the
+        // connection then, but would say `upgrade` of it.
+        if *this.offers_upgrade {
+            let head = answer.head_mut();
+            head.set_connection_type(ConnectionType::Close);
+        }
+        let flight = this.flight.take();
+        Poll::Ready(Ok(answer.map_body(|_, body| TrackedBody {
+            body: body.boxed(),
+            _flight: flight,
+        })))
     }
 }
 
