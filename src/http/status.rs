@@ -49,8 +49,12 @@ struct Verdict {
 }
 
 struct ShownEvent {
+    /// For machines: RFC 3339.
     at: String,
-    what: String,
+    /// The same for people.
+    when: String,
+    /// The text in turns: plain, a name or version, plain, …
+    what: Vec<String>,
 }
 
 /// `GET /`.
@@ -157,20 +161,16 @@ fn verdict(status: &Status) -> Verdict {
             status.totals.damaged
         ));
     }
-    if troubled {
-        for (host, health) in [
-            ("index", &upstream.index),
-            ("downloads", &upstream.downloads),
-        ] {
-            if let (false, Some((age, why))) = (
-                matches!(health.breaker, BreakerState::Closed),
-                &health.last_failure,
-            ) {
-                attention.push(format!(
-                    "Upstream's {host} failed {} ago: {why}. What is held is served.",
-                    seconds(*age)
-                ));
-            }
+    let hosts = [
+        ("index", &upstream.index),
+        ("downloads", &upstream.downloads),
+    ];
+    for (host, health) in hosts.into_iter().filter(|_| status.mode != Mode::Offline) {
+        if let Some((age, why)) = failed_last(health) {
+            let (age, asked) = (seconds(*age), mode_in_trouble(status.mode));
+            attention.push(format!(
+                "Upstream's {host} failed {age} ago: {why}. {asked}"
+            ));
         }
     }
     let (level, headline) = match (status.totals.writable, troubled, status.mode) {
@@ -179,7 +179,11 @@ fn verdict(status: &Status) -> Verdict {
             "good",
             "Serving what is held; upstream is never asked".to_owned(),
         ),
-        (true, true, _) => (
+        (true, true, Mode::Strict) => (
+            "warn",
+            "Serving crates that are held; upstream is in trouble".to_owned(),
+        ),
+        (true, true, Mode::Fallback) => (
             "warn",
             "Serving what is held; upstream is in trouble".to_owned(),
         ),
@@ -188,6 +192,9 @@ fn verdict(status: &Status) -> Verdict {
                 "good",
                 format!("Serving; upstream answered {} ago", seconds(age)),
             ),
+            None if failed_last(&upstream.index).is_some() => {
+                ("warn", "Serving; upstream has not answered yet".to_owned())
+            }
             None => (
                 "good",
                 "Serving; upstream has not been asked yet".to_owned(),
@@ -201,12 +208,24 @@ fn verdict(status: &Status) -> Verdict {
     }
 }
 
+fn mode_in_trouble(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Fallback | Mode::Offline => "What is held is served.",
+        Mode::Strict => {
+            "Crate files that are held are served, and index entries as long as they are fresh."
+        }
+    }
+}
+
 fn upstream_facts(status: &Status) -> Vec<(&'static str, String)> {
     vec![
         ("Registry", status.upstream_url.clone()),
         ("Mode", status.mode.to_string()),
-        ("Index", host_facts(&status.upstream.index)),
-        ("Downloads", host_facts(&status.upstream.downloads)),
+        ("Index", host_facts(&status.upstream.index, status.mode)),
+        (
+            "Downloads",
+            host_facts(&status.upstream.downloads, status.mode),
+        ),
         (
             "Asking now",
             format!(
@@ -218,18 +237,31 @@ fn upstream_facts(status: &Status) -> Vec<(&'static str, String)> {
 }
 
 /// How one host fares, in a phrase.
-fn host_facts(health: &HostHealth) -> String {
+fn host_facts(health: &HostHealth, mode: Mode) -> String {
+    if mode == Mode::Offline {
+        return "never asked".to_owned();
+    }
     let answered = match health.last_success {
         Some(age) => format!("answered {} ago", seconds(age)),
+        None if health.last_failure.is_some() => "has not answered yet".to_owned(),
         None => "not asked yet".to_owned(),
     };
-    match health.breaker {
-        BreakerState::Closed => answered,
-        BreakerState::Open { reopens_in } => {
+    match (health.breaker, failed_last(health)) {
+        (BreakerState::Open { reopens_in }, _) => {
             format!("left alone for {}; {answered}", seconds(reopens_in))
         }
-        BreakerState::HalfOpen => format!("tried with one request; {answered}"),
+        (BreakerState::HalfOpen, _) => format!("tried with one request; {answered}"),
+        (BreakerState::Closed, Some((age, _why))) => {
+            format!("failed {} ago; {answered}", seconds(*age))
+        }
+        (BreakerState::Closed, None) => answered,
     }
+}
+
+/// The last failure of a host, if nothing went well since.
+fn failed_last(health: &HostHealth) -> Option<&(Duration, String)> {
+    let since = health.last_failure.as_ref();
+    since.filter(|(age, _why)| health.last_success.is_none_or(|success| *age < success))
 }
 
 fn held_facts(status: &Status) -> Vec<(&'static str, String)> {
@@ -248,9 +280,11 @@ fn held_facts(status: &Status) -> Vec<(&'static str, String)> {
 
 fn shown(event: &crate::store::Event) -> ShownEvent {
     let at = event.at.max(SystemTime::UNIX_EPOCH);
+    let at = humantime::format_rfc3339_seconds(at).to_string();
     ShownEvent {
-        at: humantime::format_rfc3339_seconds(at).to_string(),
-        what: event.to_string(),
+        when: at.replace('T', " ").replace('Z', ""),
+        at,
+        what: event.to_string().split('`').map(str::to_owned).collect(),
     }
 }
 
@@ -286,6 +320,25 @@ mod tests {
         assert_eq!(size(1536), "1.50 KiB");
         assert_eq!(size(3 * 1024 * 1024 * 1024), "3.00 GiB");
         assert_eq!(size(u64::MAX), "16777215.99 TiB");
+    }
+
+    #[test]
+    fn a_host_that_failed_was_asked() {
+        let ago = Duration::from_secs;
+        let check = |last_success: Option<u64>, last_failure: Option<u64>, expected: &str| {
+            let health = HostHealth {
+                breaker: BreakerState::Closed,
+                last_success: last_success.map(ago),
+                last_failure: last_failure.map(|age| (ago(age), "refused".to_owned())),
+                latency: None,
+            };
+            assert_eq!(host_facts(&health, Mode::Fallback), expected);
+            assert_eq!(host_facts(&health, Mode::Offline), "never asked");
+        };
+        check(None, None, "not asked yet");
+        check(None, Some(3), "failed 3s ago; has not answered yet");
+        check(Some(9), Some(3), "failed 3s ago; answered 9s ago");
+        check(Some(3), Some(9), "answered 3s ago");
     }
 
     #[test]
