@@ -137,6 +137,41 @@ fn a_large_crate_is_not_throttled_by_the_windows_of_http2() {
     });
 }
 
+#[test]
+fn a_lie_of_the_upstream_resets_the_stream_of_http2() {
+    let upstream = setting();
+    let orlop = Setup::over(&upstream).start();
+    upstream.misbehave(On::Kind(Kind::Crate), Fault::Flip);
+    let url = format!("{}{}", orlop.url(), download_path("large", "1.0.0"));
+    runtime().block_on(async {
+        let client = http2(&orlop).await;
+        let request = Request::get(&url).body(()).expect("a good request");
+        let mut client = client.ready().await.expect("the connection is open");
+        let (answer, _) = client.send_request(request, true).expect("it is sent");
+        let answer = answer.await.expect("an answer begins");
+        assert_eq!(answer.status(), 200);
+        let mut body = answer.into_body();
+        let (mut bytes, mut failed) = (0, false);
+        while let Some(piece) = body.data().await {
+            match piece {
+                Ok(piece) => {
+                    bytes += piece.len();
+                    body.flow_control()
+                        .release_capacity(piece.len())
+                        .expect("it was received");
+                }
+                Err(_reset) => {
+                    failed = true;
+                    break;
+                }
+            }
+        }
+        assert!(failed, "{bytes} bytes looked whole");
+        let (status, _) = http2_get(&client, format!("{}/healthz", orlop.url())).await;
+        assert_eq!(status, 200, "the other streams go on");
+    });
+}
+
 /// The head of cargo's first request on plain http.
 fn upgrade(orlop: &Orlop, target: &str, more: &str) -> String {
     format!(
