@@ -64,7 +64,7 @@
 //! |---|---|
 //! | a setting | `config/keys.rs` (the table), the owner's `Options`, `packaging/orlop.toml` |
 //! | an endpoint | `http/routes.rs`, a file beside it |
-//! | what an error looks like to cargo | `http/reply.rs`; to an admin: `cli/render.rs` |
+//! | what an error looks like to cargo | `http/reply.rs`; to an admin: `cli/error.rs` |
 //! | bytes on disk | `store/codec.rs`, `store/journal.rs`: a new version, a fixture, an upgrade test |
 //! | what is tried again, and when | `upstream/retry.rs`, `upstream/breaker.rs` |
 //! | a metric | `metrics/mod.rs` |
