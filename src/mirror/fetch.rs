@@ -330,6 +330,12 @@ impl Inner {
         checksum: &Checksum,
         leader: &Leader<Checksum, Progress>,
     ) -> Result<Blob, Error> {
+        // Between a look into the store and the boarding another fetch may have come to its end.
+        if let Ok(Some(blob)) = self.store.blob(checksum)
+            && self.sound.get(checksum) == Some(blob.len())
+        {
+            return Ok(blob);
+        }
         let spool = self.spool(release, checksum, leader).await?;
         let (release_, now) = (release.clone(), self.clock.now());
         tokio::task::spawn_blocking(move || spool.commit(&release_, now))
@@ -620,6 +626,34 @@ mod tests {
             0
         );
         assert_eq!(release_mark(None, VERIFIED_FIRST_BYTES), 0);
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_comes_late_takes_what_the_last_one_stored() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let clock = super::super::Clock::start();
+        let options = crate::store::Options::at(dir.path().join("data"));
+        let (store, _) = crate::store::Store::open(options, clock.now()).expect("a store");
+        let release = Release::parse("demo", "1.0.0").expect("a release");
+        let checksum = Checksum::of(b"demo");
+        let mut spool = store.reserve(&checksum, None).expect("room");
+        spool.write(b"demo").expect("written");
+        spool.commit(&release, clock.now()).expect("committed");
+        // Nobody listens at port 9: asking upstream fails.
+        let dead = url::Url::parse("http://127.0.0.1:9/").expect("a URL");
+        let upstream = upstream::Options::new(dead.into());
+        let metrics = Arc::new(crate::metrics::Metrics::new().expect("series"));
+        let upstream = upstream::Upstream::new(upstream, Arc::clone(&metrics)).expect("a client");
+        let options = super::super::Options::default();
+        let mirror =
+            Mirror::start(options, store, upstream, metrics, clock).expect("threads start");
+        mirror.inner.sound.insert(checksum, 4);
+        let Boarding::Lead(leader, _) = mirror.inner.fetches.board(&checksum, Progress::default)
+        else {
+            panic!("expected to lead");
+        };
+        let blob = mirror.inner.fetch_now(&release, &checksum, &leader).await;
+        assert_eq!(blob.expect("it is held").len(), 4);
     }
 
     #[tokio::test]
