@@ -315,12 +315,11 @@ impl Inner {
                 tracing::warn!(krate.name = %release.name, krate.version = %release.version, duration_ms, error = error as &dyn std::error::Error, "could not fetch {release}");
             }
         }
-        leader.update(|progress| {
+        leader.end(|progress| {
             if let Ok(blob) = &end {
                 progress.released = blob.len();
             }
             progress.end = Some(end);
-            true
         });
     }
 

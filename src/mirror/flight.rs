@@ -79,6 +79,7 @@ impl<K: Eq + Hash + Clone, V> Flights<K, V> {
             state: sender,
             flights: Arc::clone(&self.flights),
             remember_for: None,
+            has_left: false,
         };
         Boarding::Lead(leader, state)
     }
@@ -92,12 +93,33 @@ pub(super) struct Leader<K: Eq + Hash, V> {
     state: watch::Sender<V>,
     flights: Arc<Mutex<HashMap<K, Flight<V>>>>,
     remember_for: Option<Duration>,
+    /// The flight under this key is no longer ours: it may be another leader's.
+    has_left: bool,
 }
 
 impl<K: Eq + Hash, V> Leader<K, V> {
     /// Changes the state, and wakes all who watch it if `change` says that it matters to them.
     pub(super) fn update(&self, change: impl FnOnce(&mut V) -> bool) {
         self.state.send_if_modified(change);
+    }
+
+    /// The last state. Whoever comes from now on gets a new job, or the failure if it is
+    /// remembered: an answer is never older than the question.
+    pub(super) fn end(mut self, change: impl FnOnce(&mut V)) {
+        self.leave();
+        self.state.send_modify(change);
+    }
+
+    fn leave(&mut self) {
+        if std::mem::replace(&mut self.has_left, true) {
+            return;
+        }
+        let mut flights = self.flights.lock();
+        match (self.remember_for, flights.get_mut(&self.key)) {
+            (Some(pause), Some(flight)) => flight.remembered_until = Some(Instant::now() + pause),
+            (None, Some(_)) => drop(flights.remove(&self.key)),
+            (_, None) => {}
+        }
     }
 
     /// Lets the last state answer whoever asks within `pause`, instead of a new job.
@@ -108,12 +130,7 @@ impl<K: Eq + Hash, V> Leader<K, V> {
 
 impl<K: Eq + Hash, V> Drop for Leader<K, V> {
     fn drop(&mut self) {
-        let mut flights = self.flights.lock();
-        match (self.remember_for, flights.get_mut(&self.key)) {
-            (Some(pause), Some(flight)) => flight.remembered_until = Some(Instant::now() + pause),
-            (None, Some(_)) => drop(flights.remove(&self.key)),
-            (_, None) => {}
-        }
+        self.leave();
     }
 }
 
@@ -170,6 +187,22 @@ mod tests {
         };
         drop(leader);
         assert!(state.changed().await.is_err());
+    }
+
+    #[test]
+    fn who_comes_after_the_end_gets_a_new_job() {
+        let flights = Flights::new();
+        let Boarding::Lead(leader, state) = flights.board(&"a", || 0) else {
+            panic!("expected to lead");
+        };
+        let mut next = None;
+        leader.end(|value| {
+            *value = 1;
+            next = Some(lead(&flights));
+        });
+        assert_eq!(*state.borrow(), 1);
+        assert_eq!(flights.under_way(), 1, "the end took its own flight only");
+        drop(next);
     }
 
     #[test]

@@ -194,10 +194,7 @@ impl Inner {
                 tracing::warn!(krate.name = %name, error = error as &dyn std::error::Error, "could not refresh the index entry of `{name}`");
             }
         }
-        leader.update(|state| {
-            *state = Some(refreshed);
-            true
-        });
+        leader.end(|state| *state = Some(refreshed));
     }
 
     async fn refresh_now(&self, name: &CrateName) -> Result<Refreshed, Error> {
