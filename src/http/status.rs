@@ -12,7 +12,7 @@ use askama::Template;
 use super::{State, path_of, reply};
 use crate::{
     metrics::{Arrival, Gauges},
-    mirror::Status,
+    mirror::{Activity, Status},
     policy::freshness::Mode,
     registry::client::client_config,
     upstream::{BreakerState, HostHealth},
@@ -68,7 +68,7 @@ pub(crate) async fn page(request: HttpRequest, state: web::Data<State>) -> HttpR
         verdict: verdict(&status),
         upstream: upstream_facts(&status),
         held: held_facts(&status),
-        events: status.events.iter().map(shown).collect(),
+        events: status.recent.iter().map(shown).collect(),
         client_config: client_config(&base),
         version: env!("CARGO_PKG_VERSION"),
         uptime: seconds(status.uptime),
@@ -278,13 +278,13 @@ fn held_facts(status: &Status) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn shown(event: &crate::store::Event) -> ShownEvent {
+fn shown(event: &Activity) -> ShownEvent {
     let at = event.at.max(SystemTime::UNIX_EPOCH);
     let at = humantime::format_rfc3339_seconds(at).to_string();
     ShownEvent {
         when: at.replace('T', " ").replace('Z', ""),
         at,
-        what: event.to_string().split('`').map(str::to_owned).collect(),
+        what: event.what.split('`').map(str::to_owned).collect(),
     }
 }
 

@@ -118,7 +118,12 @@ impl Mirror {
             }
             (None, Some(facts)) if inner.options.mode.asks() => {
                 inner.metrics.cache(Kind::Crate, CacheResult::Miss);
-                self.fetch(release, &facts).await
+                match self.fetch(release, &facts).await {
+                    Err(lie @ Error::Mismatch { .. }) => {
+                        self.fetch_anew(release, &facts, lie).await
+                    }
+                    fetched => fetched,
+                }
             }
             (None, _) => {
                 inner.metrics.cache(Kind::Crate, CacheResult::Negative);
@@ -126,6 +131,26 @@ impl Mirror {
                     what: release.to_string(),
                 })
             }
+        }
+    }
+
+    /// Upstream's file is not what its index promised when that was last asked for: perhaps the
+    /// version was published anew since, so the index is asked again, and believed if it changed.
+    async fn fetch_anew(
+        &self,
+        release: &Release,
+        known: &ReleaseFacts,
+        lie: Error,
+    ) -> Result<CrateFile, Error> {
+        let asked = self
+            .refresh(&release.name, self.inner.options.patience)
+            .await;
+        let listed = self.inner.listed(release)?;
+        match (asked, listed) {
+            (Ok(_), Some(listed)) if !listed.removed && listed.checksum != known.checksum => {
+                self.fetch(release, &listed).await
+            }
+            _ => Err(lie),
         }
     }
 
@@ -271,15 +296,30 @@ impl Inner {
             .await
             .map_err(|_panicked| Error::Lost {
                 what: release.to_string(),
-            })?
-            .map_err(|error| Error::unreadable(release, error))?;
-        if found == checksum {
-            self.sound.insert(checksum, blob.len());
-            return Ok(Some(blob));
+            })?;
+        match found {
+            Ok(found) if found == checksum => {
+                self.sound.insert(checksum, blob.len());
+                return Ok(Some(blob));
+            }
+            Ok(found) => {
+                tracing::error!(%release, %checksum, %found, size_bytes = blob.len(), "the stored file of {release} is damaged; it is fetched again");
+            }
+            // What the disk cannot read is fetched again like what it reads wrongly.
+            Err(error) => {
+                tracing::error!(%release, %checksum, %error, "the stored file of {release} cannot be read; it is fetched again");
+            }
         }
-        tracing::error!(%release, %checksum, %found, size_bytes = blob.len(), "the stored file of {release} is damaged; it is fetched again");
         self.metrics.damaged_blob();
+        self.note(format!(
+            "the stored file of `{release}` is damaged and is fetched again"
+        ));
         Ok(None)
+    }
+
+    /// Remembers something for the status page.
+    fn note(&self, what: String) {
+        self.activities.note(self.clock.now(), what);
     }
 
     /// Whether the index was asked for this release in vain within the negative time.
@@ -305,6 +345,7 @@ impl Inner {
         match &end {
             Ok(blob) => {
                 tracing::info!(krate.name = %release.name, krate.version = %release.version, size_bytes = blob.len(), duration_ms, "fetched {release}");
+                self.note(format!("`{release}` fetched"));
             }
             Err(error) if error.is_rest_of_upstream() => {
                 leader.remember(self.options.remember_failure);
@@ -313,6 +354,7 @@ impl Inner {
             Err(error) => {
                 leader.remember(self.options.remember_failure);
                 tracing::warn!(krate.name = %release.name, krate.version = %release.version, duration_ms, error = error as &dyn std::error::Error, "could not fetch {release}");
+                self.note(format!("`{release}` could not be fetched: {error}"));
             }
         }
         leader.end(|progress| {

@@ -9,6 +9,7 @@
 //!
 //! Decisions are made in `policy`, which is pure; the time comes from the [`Clock`] here.
 
+mod activity;
 mod error;
 mod fetch;
 mod flight;
@@ -20,12 +21,15 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+pub use activity::Activity;
 pub use error::Error;
 pub use fetch::{CrateFile, Follower};
 pub use index::IndexEntry;
 pub use tasks::Clock;
 
-use self::{fetch::Progress, flight::Flights, index::Refreshed, tasks::Tasks};
+use self::{
+    activity::Activities, fetch::Progress, flight::Flights, index::Refreshed, tasks::Tasks,
+};
 use crate::{
     metrics::Metrics,
     policy::freshness::{self, Mode},
@@ -102,6 +106,7 @@ struct Inner {
     absent_releases: quick_cache::sync::Cache<Release, SystemTime>,
     /// Stored files that were found to be what they should be since the start, with their length.
     sound: quick_cache::sync::Cache<Checksum, u64>,
+    activities: Activities,
     tasks: parking_lot::RwLock<Tasks>,
 }
 
@@ -120,8 +125,8 @@ pub struct Status {
     pub fetching: usize,
     /// Index entries being asked for now.
     pub refreshing: usize,
-    /// The newest events first.
-    pub events: Vec<store::Event>,
+    /// What happened of late, the newest first.
+    pub recent: Vec<Activity>,
     /// The time of day.
     pub now: SystemTime,
     /// Time since the start.
@@ -152,6 +157,7 @@ impl Mirror {
                 absent: quick_cache::sync::Cache::new(MAX_ABSENT_NAMES),
                 absent_releases: quick_cache::sync::Cache::new(MAX_ABSENT_NAMES),
                 sound: quick_cache::sync::Cache::new(MAX_SOUND_BLOBS),
+                activities: Activities::default(),
                 tasks: parking_lot::RwLock::new(Tasks::start()?),
             }),
         };
@@ -217,7 +223,7 @@ impl Mirror {
     }
 
     /// What the status page and the metrics show. Cheap: nothing is counted for it.
-    pub fn status(&self, events: usize) -> Status {
+    pub fn status(&self, recent: usize) -> Status {
         let inner = &self.inner;
         Status {
             totals: inner.store.totals(),
@@ -226,7 +232,9 @@ impl Mirror {
             mode: inner.options.mode,
             fetching: inner.fetches.under_way(),
             refreshing: inner.refreshes.under_way(),
-            events: inner.store.recent_events(events),
+            recent: inner
+                .activities
+                .newest(inner.store.recent_events(recent), recent),
             now: inner.clock.now(),
             uptime: inner.clock.uptime(),
         }

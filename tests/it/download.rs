@@ -535,3 +535,14 @@ fn many_clients_of_many_crates_all_get_theirs() {
     assert_eq!(upstream.count(Kind::Index), 24);
     assert_eq!(orlop.blobs().len(), 24);
 }
+
+#[test]
+fn a_version_that_was_published_anew_is_served_anew_though_the_entry_was_fresh() {
+    let upstream = Upstream::start(registry());
+    let orlop = Setup::over(&upstream).start();
+    assert_eq!(orlop.index("small").status, 200);
+    let anew = Krate::new("small", "1.0.0").size(21_000);
+    upstream.edit(|registry| registry.put(&anew));
+    check(&orlop, "small", "1.0.0", &anew.build());
+    assert!(orlop.get("/").text().contains("another checksum"));
+}

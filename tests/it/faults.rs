@@ -270,6 +270,22 @@ fn an_upstream_that_drips_for_ever_meets_the_deadline() {
 }
 
 #[test]
+fn a_lie_is_not_asked_for_again_by_everybody_who_wants_it() {
+    let krate = Krate::new("victim", "1.0.0").size(SMALL);
+    let upstream = Upstream::start(Registry::new().with(&krate));
+    let orlop = Setup::over(&upstream).start();
+    upstream.misbehave(On::Kind(Kind::Crate), Fault::Flip);
+    let start = Instant::now();
+    for _ in 0..30 {
+        assert_eq!(orlop.download("victim", "1.0.0").status, 502);
+    }
+    // It is remembered for a second, however long thirty requests take.
+    let most = 2 + start.elapsed().as_secs();
+    let asked = upstream.count(Kind::Crate);
+    assert!(asked as u64 <= most, "{asked} times, not {most}");
+}
+
+#[test]
 fn a_failure_of_one_crate_says_nothing_about_another() {
     let upstream = Upstream::start(
         Registry::new()

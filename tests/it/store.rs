@@ -146,6 +146,18 @@ fn a_ruined_index_engine_is_rebuilt_and_the_crates_stay() {
 }
 
 #[test]
+fn a_ruined_index_engine_costs_no_crate_though_the_upstream_is_gone() {
+    let upstream = setting();
+    let setup = filled(&upstream).terminate();
+    upstream.down();
+    fs::remove_dir_all(setup.data().join("sled")).expect("a folder can be removed");
+    write_file(&setup.data(), "sled/db", "rubbish");
+    let orlop = setup.start();
+    check_all(&orlop, &upstream);
+    assert_eq!(orlop.index("one").status, 503, "index files are not kept");
+}
+
+#[test]
 fn a_flipped_byte_in_the_index_engine_is_survived() {
     let upstream = setting();
     let mut setup = filled(&upstream).terminate();
@@ -344,6 +356,7 @@ fn a_full_disk_serves_what_is_held_and_recovers_when_there_is_room() {
         .start();
     let first = release(&upstream, "one");
     assert_eq!(orlop.download("one", "1.0.0").body, *first.bytes);
+    assert_eq!(orlop.index("three").status, 200);
     let filler = orlop.data_inside().join("filler");
     let mut disk = fs::File::create(&filler).expect("a file can be made");
     let piece = vec![0; 1024 * 1024];
@@ -356,6 +369,15 @@ fn a_full_disk_serves_what_is_held_and_recovers_when_there_is_room() {
         let refused = orlop.download("two", "1.0.0");
         assert!([503, 507].contains(&refused.status), "{}", refused.text());
     }
+    // Room below the reserve (a twentieth of so small a disk) is not for crates.
+    let disk = fs::OpenOptions::new().write(true).open(&filler);
+    let disk = disk.expect("the filler can be opened");
+    let length = disk.metadata().expect("the filler is there").len();
+    disk.set_len(length - 5 * 1024 * 1024)
+        .expect("the filler can be cut");
+    drop(disk);
+    let refused = orlop.download("three", "1.0.0");
+    assert!([503, 507].contains(&refused.status), "{}", refused.text());
     let blobs = files_below(&orlop.data_inside().join("blobs"));
     assert_eq!(blobs.len(), 1, "{blobs:?}");
     assert_eq!(orlop.get("/healthz").status, 200);
