@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Resource;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::error::Error;
@@ -27,6 +28,7 @@ const JOBS_GRACE: Duration = Duration::from_secs(5);
 /// Whatever kept it from starting: settings, the store, an address; and a last write that failed.
 pub(super) fn serve(config: &Config) -> Result<(), Error> {
     let clock = Clock::start();
+    allow_open_files();
     let metrics = Arc::new(Metrics::new().map_err(Error::Metrics)?);
     let upstream =
         Upstream::new(config.upstream(), Arc::clone(&metrics)).map_err(Error::Upstream)?;
@@ -37,6 +39,16 @@ pub(super) fn serve(config: &Config) -> Result<(), Error> {
     let outcome = answer(config, &mirror);
     let ended = mirror.shut_down(JOBS_GRACE).map_err(Error::End);
     outcome.and(ended)
+}
+
+/// Takes as many open files as the system allows. Every connection is one, and the usual soft limit
+/// of 1024 is a courtesy to programs that use `select`.
+fn allow_open_files() {
+    let mut limits = rustix::process::getrlimit(Resource::Nofile);
+    limits.current = limits.maximum;
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limits) {
+        tracing::warn!(%error, "could not raise the limit of open files");
+    }
 }
 
 fn answer(config: &Config, mirror: &Mirror) -> Result<(), Error> {
