@@ -46,6 +46,10 @@ const FOLLOWER_READ_BYTES: usize = 64 * 1024;
 /// How much of a stored file is read at a time to hash it.
 const HASHED_AT_ONCE_BYTES: usize = 1024 * 1024;
 
+/// How long an open file is used without looking at its name again. Opening and closing cost an
+/// eighth of a small answer from a file; a second is soon enough to notice that a file is gone.
+const OPEN_FOR: Duration = Duration::from_secs(1);
+
 /// A crate file that may be served.
 #[derive(Debug)]
 pub enum CrateFile {
@@ -281,6 +285,11 @@ impl Inner {
         let Some(checksum) = facts.map(|facts| facts.checksum) else {
             return Ok(None);
         };
+        if let Some((blob, opened)) = self.open.get(&checksum)
+            && opened.elapsed() < OPEN_FOR
+        {
+            return Ok(Some(blob));
+        }
         let held = self
             .store
             .blob(&checksum)
@@ -289,6 +298,7 @@ impl Inner {
             return Ok(None);
         };
         if self.sound.get(&checksum) == Some(blob.len()) {
+            self.open.insert(checksum, (blob.clone(), Instant::now()));
             return Ok(Some(blob));
         }
         let read = blob.clone();

@@ -34,7 +34,7 @@ use crate::{
     metrics::Metrics,
     policy::freshness::{self, Mode},
     registry::{Checksum, CrateName, Release},
-    store::{self, Snapshot, Store},
+    store::{self, Blob, Snapshot, Store},
     upstream::{self, Upstream},
 };
 
@@ -75,6 +75,9 @@ const MAX_ABSENT_NAMES: usize = 16_384;
 /// is hashed again when it is next asked for.
 const MAX_SOUND_BLOBS: usize = 131_072;
 
+/// How many files are kept open for a moment: far fewer than a process may have.
+const MAX_OPEN_BLOBS: usize = 256;
+
 /// How often what was gathered in memory (times of checks) goes to the store. What a crash loses
 /// of it costs one conditional request an entry.
 const FLUSH_PERIOD: Duration = Duration::from_secs(60);
@@ -106,6 +109,8 @@ struct Inner {
     absent_releases: quick_cache::sync::Cache<Release, SystemTime>,
     /// Stored files that were found to be what they should be since the start, with their length.
     sound: quick_cache::sync::Cache<Checksum, u64>,
+    /// Sound files that were opened a moment ago.
+    open: quick_cache::sync::Cache<Checksum, (Blob, Instant)>,
     activities: Activities,
     tasks: parking_lot::RwLock<Tasks>,
 }
@@ -157,6 +162,7 @@ impl Mirror {
                 absent: quick_cache::sync::Cache::new(MAX_ABSENT_NAMES),
                 absent_releases: quick_cache::sync::Cache::new(MAX_ABSENT_NAMES),
                 sound: quick_cache::sync::Cache::new(MAX_SOUND_BLOBS),
+                open: quick_cache::sync::Cache::new(MAX_OPEN_BLOBS),
                 activities: Activities::default(),
                 tasks: parking_lot::RwLock::new(Tasks::start()?),
             }),
