@@ -16,9 +16,9 @@ use quick_cache::{Weighter, sync::Cache};
 
 use crate::registry::CrateName;
 
-/// The largest body that is kept ready. One of these in a thousand requests would push out a
+/// The largest body that is kept ready, as a part of the cache: a larger one would push out a
 /// hundred small ones, and reading it from a file costs little beside sending it.
-pub(crate) const MAX_READY_BYTES: usize = 1024 * 1024;
+const LARGEST_PART: u64 = 16;
 
 /// What an answer takes beside its bodies: the path, the header values, the entry in the map.
 const OVERHEAD_BYTES: u64 = 512;
@@ -31,6 +31,8 @@ const EXPECTED_ANSWERS: usize = 4096;
 pub(crate) struct ReadyCache {
     /// `None`: set to zero bytes in the configuration.
     answers: Option<Arc<Answers>>,
+    /// The largest body that is kept, in bytes.
+    largest: u64,
 }
 
 /// Answers by the path asked for.
@@ -89,12 +91,13 @@ impl ReadyCache {
         let cache = || Arc::new(Cache::with_weighter(EXPECTED_ANSWERS, bytes, ByBytes));
         ReadyCache {
             answers: (bytes > 0).then(cache),
+            largest: bytes / LARGEST_PART,
         }
     }
 
-    /// Whether anything is ever kept.
-    pub(crate) fn keeps(&self) -> bool {
-        self.answers.is_some()
+    /// Whether a body of so many bytes is ever kept.
+    pub(crate) fn keeps(&self, bytes: u64) -> bool {
+        self.answers.is_some() && bytes <= self.largest
     }
 
     /// The answer for a path, good or not.
@@ -104,9 +107,9 @@ impl ReadyCache {
 
     /// Keeps an answer, unless it is too large.
     pub(crate) fn insert(&self, path: &str, ready: Arc<Ready>) {
-        let size = |body: &Option<Bytes>| body.as_ref().map_or(0, Bytes::len);
+        let size = |body: &Option<Bytes>| body.as_ref().map_or(0, Bytes::len) as u64;
         if let Some(answers) = &self.answers
-            && size(&ready.identity).max(size(&ready.gzip)) <= MAX_READY_BYTES
+            && size(&ready.identity).max(size(&ready.gzip)) <= self.largest
         {
             answers.insert(path.into(), ready);
         }

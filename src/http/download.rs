@@ -16,7 +16,7 @@ use futures_util::{Stream, stream};
 
 use super::{
     State,
-    cache::{MAX_READY_BYTES, Ready, What, etag_matches, write_crate_headers},
+    cache::{Ready, What, etag_matches, write_crate_headers},
     range::{self, Wanted},
     reply,
 };
@@ -126,8 +126,7 @@ async fn whole(
     stamp: u64,
     state: &State,
 ) -> HttpResponse {
-    let small = blob.len() <= MAX_READY_BYTES as u64;
-    if !(small && state.cache.keeps() && request.method() == Method::GET) {
+    if !(state.cache.keeps(blob.len()) && request.method() == Method::GET) {
         let body = match body_of(request, blob, 0..blob.len()).await {
             Ok(body) => body,
             Err(error) => return unreadable(release, &error),
@@ -136,7 +135,7 @@ async fn whole(
         write_headers(response.headers_mut(), etag);
         return response;
     }
-    let bytes = match read(blob, 0, MAX_READY_BYTES).await {
+    let bytes = match read(blob, 0, at_most(blob.len(), usize::MAX)).await {
         Ok(bytes) => bytes,
         Err(error) => return unreadable(release, &error),
     };

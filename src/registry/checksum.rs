@@ -26,15 +26,11 @@ impl Checksum {
 
     /// The 64 lower-case hexadecimal digits, as the index writes them.
     pub fn to_hex(self) -> String {
-        use fmt::Write as _;
-        let mut hex = String::with_capacity(64);
-        for byte in self.0 {
-            // Writing to a String cannot fail.
-            if write!(hex, "{byte:02x}").is_err() {
-                break;
-            }
-        }
-        hex
+        self.0
+            .iter()
+            .flat_map(|byte| [byte >> 4, byte & 15])
+            .filter_map(|digit| char::from_digit(u32::from(digit), 16))
+            .collect()
     }
 }
 
