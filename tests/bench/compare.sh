@@ -84,7 +84,7 @@ for part in $parts; do
       wait_for http://127.0.0.1:7340/_stats
       rm -rf "$work/data-herd"
       start_orlop herd 7383 http://127.0.0.1:7340/index/
-      python3 "$scripts/herd.py" --static "$static" http://127.0.0.1:7340 'http://127.0.0.1:7383/api/v1/crates/{crate}/{version}/download'
+      python3 "$scripts/herd.py" --pre 'sleep 11' --static "$static" http://127.0.0.1:7340 'http://127.0.0.1:7383/api/v1/crates/{crate}/{version}/download'
       kill "$last" ;;
     idle)
       kill "$hot"; sleep 1
