@@ -44,7 +44,7 @@ pub(crate) async fn download(
     };
     let stamp = state.mirror.stamp(&release.name);
     match state.mirror.crate_file(&release).await {
-        Ok(CrateFile::Held { blob, .. }) => held(&request, &release, &blob, stamp, &state).await,
+        Ok(CrateFile::Held(blob)) => held(&request, &release, &blob, stamp, &state).await,
         // HTTP/1.0 ends a body of unknown length by closing, be it whole or broken off.
         Ok(CrateFile::Coming(follower))
             if follower.len().is_none() && request.version() <= Version::HTTP_10 =>

@@ -54,12 +54,7 @@ const OPEN_FOR: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub enum CrateFile {
     /// It is in the store.
-    Held {
-        /// The file.
-        blob: Blob,
-        /// Whether it was in the store before it was asked for.
-        result: CacheResult,
-    },
+    Held(Blob),
     /// It is on its way, and the first bytes may be sent.
     Coming(Follower),
 }
@@ -115,10 +110,7 @@ impl Mirror {
         match (blob, facts) {
             (Some(blob), _) => {
                 inner.metrics.cache(Kind::Crate, CacheResult::Hit);
-                Ok(CrateFile::Held {
-                    blob,
-                    result: CacheResult::Hit,
-                })
+                Ok(CrateFile::Held(blob))
             }
             (None, Some(facts)) if inner.options.mode.asks() => {
                 inner.metrics.cache(Kind::Crate, CacheResult::Miss);
@@ -248,10 +240,7 @@ async fn first_bytes(
     }
     let state = progress.borrow().clone();
     match (state.end, state.reader) {
-        (Some(Ok(blob)), _) => Ok(CrateFile::Held {
-            blob,
-            result: CacheResult::Miss,
-        }),
+        (Some(Ok(blob)), _) => Ok(CrateFile::Held(blob)),
         (Some(Err(error)), _) => Err(error),
         (None, Some(reader)) => Ok(CrateFile::Coming(Follower {
             what: release.to_string(),

@@ -59,19 +59,6 @@ impl Blob {
         &self.checksum
     }
 
-    /// The open file. It stays readable whatever happens to its name.
-    pub fn file(&self) -> Arc<File> {
-        Arc::clone(&self.file)
-    }
-
-    /// Reads at `offset`, as much as `into` takes and the file has.
-    ///
-    /// # Errors
-    /// What the file system says.
-    pub fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        self.file.read_at(into, offset)
-    }
-
     /// `len` bytes from `offset` on.
     ///
     /// # Errors
@@ -441,14 +428,6 @@ pub struct SpoolReader {
 }
 
 impl SpoolReader {
-    /// Reads at `offset`, as much as `into` takes and there is.
-    ///
-    /// # Errors
-    /// What the file system says.
-    pub fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        self.file.read_at(into, offset)
-    }
-
     /// `len` bytes from `offset` on.
     ///
     /// # Errors
