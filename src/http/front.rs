@@ -1,8 +1,8 @@
 //! The door: answers what is ready in memory before any routing, and counts every request.
 //!
 //! This is an actix service in front of actix-web's. A warm `cargo fetch` is made of some
-//! thousand small answers that are the same for everybody; taking each through routing,
-//! extractors and a handler costs about as much as sending it.
+//! thousand small answers that are the same for everybody, and taking each through routing,
+//! extractors and a handler is work that none of them needs.
 
 use std::{
     future::{Ready as ReadyFuture, ready},

@@ -45,8 +45,8 @@ pub struct Options {
     pub public_url: Option<String>,
     /// Proxies that are believed about the host, scheme and prefix that a client came by.
     pub trusted_proxies: Vec<IpNet>,
-    /// Memory for ready answers. 64 MiB hold the gzipped index files and small crates of a large
-    /// workspace several times over; the rest is read from the store at nearly the same speed.
+    /// Memory for ready answers. 64 MiB hold the gzipped index files and most crates of a large
+    /// workspace (54 MB for one of 607 crates); the rest is read from the store at twice the work.
     pub hot_cache_bytes: u64,
 }
 
