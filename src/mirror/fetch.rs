@@ -602,12 +602,14 @@ impl Follower {
                 (progress.released, progress.end.clone())
             };
             match end {
-                Some(Err(error)) => return Err(error),
                 // A later attempt brought another length than this client was told.
                 Some(Ok(blob)) if self.len.is_some_and(|len| len != blob.len()) => {
                     return Err(self.lost());
                 }
+                // Before a failure too: the head of an answer goes out with its first bytes, and a
+                // connection that closes without a word tells a client nothing.
                 _ if self.read < released => return self.read_on(released).await.map(Some),
+                Some(Err(error)) => return Err(error),
                 Some(Ok(_)) => return Ok(None),
                 None => self
                     .progress
