@@ -165,6 +165,7 @@ impl Upstream {
             address,
             state: Mutex::new(State::new(registry)),
             gate: Condvar::new(),
+            ended: Condvar::new(),
         });
         let upstream = Self {
             shared,
@@ -313,7 +314,11 @@ struct Shared {
     address: SocketAddr,
     state: Mutex<State>,
     gate: Condvar,
+    ended: Condvar,
 }
+
+/// How long a request waits for an earlier one of the same path that looks unfinished.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 struct State {
@@ -379,14 +384,28 @@ impl Shared {
         stream.set_nodelay(true)?;
         let mut buffer = Vec::new();
         while let Some(request) = read_request(&mut stream, &mut buffer)? {
-            let (reply, fault) = self.state.lock().take(&request);
+            let (reply, fault) = self.take(&request);
             let sent = self.answer(&mut stream, &request, reply, fault);
             self.state.lock().done(&request.path);
+            self.ended.notify_all();
             if !sent? {
                 break;
             }
         }
         stream.shutdown(Shutdown::Both)
+    }
+
+    /// Counts the request. A peer may see the end of an answer, and ask again, before the thread
+    /// that sent it has said that it is done: that thread is given a moment, so that only requests
+    /// that really are in work together count as such.
+    fn take(&self, request: &Request) -> (Reply, Option<Fault>) {
+        let mut state = self.state.lock();
+        self.ended.wait_while_for(
+            &mut state,
+            |state| state.busy.get(&request.path).is_some_and(|&busy| busy > 0),
+            LAST_WORDS,
+        );
+        state.take(request)
     }
 
     /// Answers well or badly. `false`: the connection is to be closed.
