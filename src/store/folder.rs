@@ -22,6 +22,7 @@ const OURS: &[&str] = &[
     "format",
     "format.new",
     "lock",
+    "git",
     "sled",
     "blobs",
     "spool",
@@ -81,6 +82,16 @@ impl Folder {
     /// [`Error::Io`].
     pub(super) fn note_clean(&self) -> Result<(), Error> {
         write_lock(&self.lock, CLEAN).map_err(Error::io("write the lock file", &self.dir))
+    }
+}
+
+/// A lock goes with the last descriptor of its file, and a child that another thread has just
+/// started has them all for a moment: so it is given back by word.
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, "could not unlock the store");
+        }
     }
 }
 
@@ -198,4 +209,19 @@ pub(super) fn sync_folder(path: &Path) -> Result<(), Error> {
     File::open(path)
         .and_then(|folder| folder.sync_all())
         .map_err(Error::io("sync a folder", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_free_at_once_though_a_child_has_its_descriptors() {
+        let place = tempfile::tempdir().expect("a folder");
+        let folder = Folder::take(place.path()).expect("it is free");
+        let of_a_child = folder.lock.try_clone().expect("a descriptor");
+        drop(folder);
+        Folder::take(place.path()).expect("it is free again");
+        drop(of_a_child);
+    }
 }
