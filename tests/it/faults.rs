@@ -94,7 +94,7 @@ fn check_nothing_kept(orlop: &Orlop, fault: &Fault) {
 fn check(fault: &Fault, told: Told, size: usize) {
     let upstream = Upstream::start(Registry::new().with(&Krate::new("victim", "1.0.0").size(size)));
     let release = upstream.registry().release("victim", "1.0.0");
-    let orlop = Setup::over(&upstream).start();
+    let orlop = Setup::over(&upstream).facing(fault).start();
     assert_eq!(orlop.index("victim").status, 200);
     upstream.misbehave(On::Kind(Kind::Crate), fault.clone());
     for _ in 0..2 {
@@ -191,7 +191,7 @@ fn trouble_with_the_upstreams_config_is_503_and_passes() {
     ] {
         let krate = Krate::new("victim", "1.0.0");
         let upstream = Upstream::start(Registry::new().with(&krate));
-        let orlop = Setup::over(&upstream).start();
+        let orlop = Setup::over(&upstream).facing(&fault).start();
         upstream.misbehave(On::Kind(Kind::Config), fault.clone());
         let answer = orlop.download("victim", "1.0.0");
         assert!(

@@ -12,6 +12,7 @@ use crate::support::{
     orlop::download_path,
     sha256,
     tcp::Wire,
+    until,
     upstream::{Dl, Fault, Kind, On, Upstream},
 };
 
@@ -133,7 +134,7 @@ fn stalls_and_gates_hold_until_the_test_ends_them() {
     std::thread::scope(|scope| {
         let stalled = scope.spawn(|| get_small(&upstream));
         let silent = scope.spawn(|| Ask::get("/index/sm/al/small").send(upstream.address()));
-        std::thread::sleep(Duration::from_millis(200));
+        until("both are stalled", || upstream.stalled() == 2);
         assert!(!stalled.is_finished() && !silent.is_finished());
         upstream.behave();
         assert!(!stalled.join().expect("the client does not panic").whole);
@@ -141,8 +142,9 @@ fn stalls_and_gates_hold_until_the_test_ends_them() {
     });
     upstream.misbehave_times(1, On::Kind(Kind::Crate), Fault::Gate);
     std::thread::scope(|scope| {
+        let asked = upstream.count(Kind::Crate);
         let waits = scope.spawn(|| get_small(&upstream));
-        std::thread::sleep(Duration::from_millis(200));
+        until("it has asked", || upstream.count(Kind::Crate) > asked);
         assert!(!waits.is_finished());
         upstream.open_gate();
         assert!(waits.join().expect("the client does not panic").whole);

@@ -12,10 +12,14 @@ use crate::support::{
 
 const HERD: usize = 64;
 
-fn setting(size: usize) -> (Upstream, Orlop) {
+fn setting(size: usize, facing: Option<&Fault>) -> (Upstream, Orlop) {
     let krate = Krate::new("wanted", "1.0.0").size(size);
     let upstream = Upstream::start(Registry::new().with(&krate));
-    let orlop = Setup::over(&upstream).start();
+    let setup = Setup::over(&upstream);
+    let orlop = match facing {
+        Some(fault) => setup.facing(fault).start(),
+        None => setup.start(),
+    };
     (upstream, orlop)
 }
 
@@ -29,7 +33,7 @@ fn herd(orlop: &Orlop) -> (Vec<Answer>, Duration) {
 #[test]
 fn a_herd_on_one_uncached_crate_is_one_upstream_request() {
     for size in [10_000, 1_500_000] {
-        let (upstream, orlop) = setting(size);
+        let (upstream, orlop) = setting(size, None);
         let slow = Fault::Drip(size / 10, Duration::from_millis(30));
         upstream.misbehave(On::Kind(Kind::Crate), slow);
         let (answers, _) = herd(&orlop);
@@ -47,7 +51,7 @@ fn a_herd_on_one_uncached_crate_is_one_upstream_request() {
 
 /// A herd that cannot be served: few upstream requests, an answer for everybody, nothing kept.
 fn check_bad_day(size: usize, fault: &Fault) {
-    let (upstream, orlop) = setting(size);
+    let (upstream, orlop) = setting(size, Some(fault));
     upstream.misbehave(On::Kind(Kind::Crate), fault.clone());
     let (answers, took) = herd(&orlop);
     for answer in answers {
@@ -58,9 +62,14 @@ fn check_bad_day(size: usize, fault: &Fault) {
             answer.status
         );
     }
-    // Two attempts a fetch, and one more fetch for those who came just after the first had failed.
-    let asked = upstream.count(Kind::Crate);
-    assert!((1..=4).contains(&asked), "{fault:?}: {asked}");
+    // Two attempts a fetch, and a failure is remembered for a second: one more fetch for those who
+    // came after that, and for each second more that a busy machine took to bring all of them.
+    let asked = upstream.count(Kind::Crate) as u64;
+    let most = 4 + 2 * took.as_secs();
+    assert!(
+        (1..=most).contains(&asked),
+        "{fault:?}: {asked} in {took:?}"
+    );
     assert!(upstream.most_at_once("wanted/1.0.0") <= 2, "{fault:?}");
     assert!(took < Duration::from_secs(25), "{fault:?}: {took:?}");
     assert!(orlop.blobs().is_empty(), "{fault:?}");
@@ -84,7 +93,7 @@ fn a_herd_under_a_stalled_failing_or_lying_upstream_asks_little_and_is_answered(
 
 #[test]
 fn a_herd_on_a_dead_upstream_is_answered() {
-    let (upstream, orlop) = setting(10_000);
+    let (upstream, orlop) = setting(10_000, None);
     upstream.down();
     let (answers, took) = herd(&orlop);
     for answer in answers {

@@ -239,7 +239,7 @@ fn a_stale_entry_is_served_with_its_age_whatever_is_wrong_upstream() {
     ];
     four_at_a_time(&faults, |fault| {
         let upstream = Upstream::start(registry());
-        let orlop = always_stale(&upstream).start();
+        let orlop = always_stale(&upstream).facing(fault).start();
         check_bytes(&orlop, &upstream, "foobar");
         upstream.edit(|registry| registry.put(&Krate::new("other", "0.3.2")));
         let held = upstream.index_file("foobar");
@@ -366,7 +366,7 @@ fn upstream_trouble_with_nothing_held_is_503_and_never_404() {
     ];
     four_at_a_time(&faults, |fault| {
         let upstream = Upstream::start(registry());
-        let orlop = Setup::over(&upstream).start();
+        let orlop = Setup::over(&upstream).facing(fault).start();
         upstream.misbehave(On::Kind(Kind::Index), fault.clone());
         let trouble = orlop.index("foobar");
         assert_eq!(trouble.status, 503, "{fault:?}: {}", trouble.text());
@@ -394,6 +394,7 @@ fn a_dead_upstream_costs_one_time_out_and_not_one_per_entry() {
     }
     let upstream = Upstream::start(registry);
     let orlop = always_stale(&upstream)
+        .impatient()
         .config("upstream.breaker_pause", "60s")
         .start();
     let entry = |number: usize| orlop.index(&format!("entry-{number:03}"));

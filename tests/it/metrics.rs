@@ -137,8 +137,9 @@ fn cache_results_upstream_outcomes_and_the_store_are_counted() {
     let mismatch = orlop.metric("orlop_upstream_requests_total", &["outcome=\"mismatch\""]);
     assert!(mismatch >= 1.0);
     upstream.misbehave(On::Kind(Kind::Index), Fault::StallBeforeHead);
-    assert_eq!(orlop.index("stalled").status, 503);
-    let timeout = orlop.metric("orlop_upstream_requests_total", &["outcome=\"timeout\""]);
+    let hasty = Setup::over(&upstream).impatient().start();
+    assert_eq!(hasty.index("stalled").status, 503);
+    let timeout = hasty.metric("orlop_upstream_requests_total", &["outcome=\"timeout\""]);
     assert!(timeout >= 1.0);
 }
 

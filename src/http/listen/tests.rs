@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
 use h2::client::SendRequest;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -24,6 +25,23 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Handlers of `/held` that have neither ended nor been dropped.
 static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// Requests for `/gated` that came, and the gate that keeps their answers: for one test.
+static GATED: AtomicUsize = AtomicUsize::new(0);
+static GATE: Semaphore = Semaphore::const_new(0);
+
+/// Requests for `/waiting` that came: for one test.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// Waits until so many requests were counted.
+async fn counted(requests: &AtomicUsize, count: usize) -> Result<()> {
+    let all = async {
+        while requests.load(Ordering::SeqCst) < count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    Ok(timeout(PATIENCE, all).await?)
+}
 
 type Answer = Result<Response<BoxBody>, Infallible>;
 
@@ -53,6 +71,15 @@ async fn answer(mut request: Request) -> Answer {
             ok(BoxBody::new("slow"))
         }
         "/never" => std::future::pending().await,
+        "/gated" => {
+            GATED.fetch_add(1, Ordering::SeqCst);
+            GATE.acquire().await.expect("the gate stays").forget();
+            ok(BoxBody::new("late"))
+        }
+        "/waiting" => {
+            WAITING.fetch_add(1, Ordering::SeqCst);
+            std::future::pending().await
+        }
         "/held" => {
             HELD.fetch_add(1, Ordering::SeqCst);
             let _slot = Slot(&HELD);
@@ -522,7 +549,7 @@ async fn a_failing_answer_costs_its_own_stream_only() -> Result<()> {
 
 #[tokio::test]
 async fn an_answer_that_takes_too_long_is_taken_back() -> Result<()> {
-    let server = Server::start(|options| options.request_timeout = Duration::from_millis(300))?;
+    let server = Server::start(|options| options.request_timeout = Duration::from_secs(1))?;
     let (client, driver) = http2(server.connect().await?).await?;
     let error = fetch(&client, "/never")
         .await
@@ -545,12 +572,12 @@ async fn an_answer_that_takes_too_long_is_taken_back() -> Result<()> {
 
 #[tokio::test]
 async fn a_head_that_drips_is_cut_off() -> Result<()> {
-    let server = Server::start(|options| options.header_timeout = Duration::from_millis(300))?;
+    let server = Server::start(|options| options.header_timeout = Duration::from_secs(1))?;
+    let start = Instant::now();
     let mut slow = server.connect().await?;
     let mut silent = server.connect().await?;
     let mut after_101 = server.connect().await?;
     upgrade(&mut after_101, "/").await?;
-    let start = Instant::now();
     let (mut reading, mut writing) = slow.split();
     let drip = async {
         for byte in b"GET / HTTP/1.1\r\nX-Long: "
@@ -565,12 +592,13 @@ async fn a_head_that_drips_is_cut_off() -> Result<()> {
     };
     let mut answer = [0; 12];
     tokio::select! {
+        biased; // the word may be there when the next byte finds the way closed
         read = reading.read_exact(&mut answer) => { read?; }
         () = drip => bail!("cut without a word"),
         () = tokio::time::sleep(PATIENCE) => bail!("not cut"),
     }
     assert_eq!(&answer, b"HTTP/1.1 408");
-    assert!(start.elapsed() >= Duration::from_millis(250));
+    assert!(start.elapsed() >= Duration::from_millis(900));
     assert_eq!(closed(&mut silent).await?, b"");
     assert_eq!(
         closed(&mut after_101).await?,
@@ -586,7 +614,7 @@ async fn a_head_that_drips_is_cut_off() -> Result<()> {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_and_one_that_drips_its_next_request_too() -> Result<()> {
-    let server = Server::start(|options| options.idle_timeout = Duration::from_millis(300))?;
+    let server = Server::start(|options| options.idle_timeout = Duration::from_secs(1))?;
     let mut idle = server.connect().await?;
     get(&mut idle, "/").await?;
     let mut dripping = server.connect().await?;
@@ -691,25 +719,32 @@ async fn a_stop_ends_idle_connections_at_once_and_lets_busy_ones_finish() -> Res
     let (idle2, idle2_driver) = http2(server.connect().await?).await?;
     fetch(&idle2, "/").await?;
     let mut busy = server.connect().await?;
-    busy.write_all(b"GET /slow HTTP/1.1\r\nHost: m\r\n\r\n")
+    busy.write_all(b"GET /gated HTTP/1.1\r\nHost: m\r\n\r\n")
         .await?;
     let (busy2, busy2_driver) = http2(server.connect().await?).await?;
     fetch(&busy2, "/").await?;
     let slow = tokio::spawn({
         let busy2 = busy2.clone();
-        async move { fetch(&busy2, "/slow").await }
+        async move { fetch(&busy2, "/gated").await }
     });
     let mut upgraded = server.connect().await?;
-    upgrade(&mut upgraded, "/slow").await?;
+    upgrade(&mut upgraded, "/gated").await?;
     open_wide(&mut upgraded).await?;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    counted(&GATED, 3).await?;
 
-    let taken = server.stop().await?;
+    let release = async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        GATE.add_permits(3);
+    };
+    let (taken, ()) = tokio::join!(server.stop(), release);
+    let taken = taken?;
     assert!(taken < Options::default().shutdown_grace / 2, "{taken:?}");
     let (head, body) = read_answer(&mut busy).await?;
     assert!(head.contains("connection: close"), "{head}");
-    assert_eq!(body, "slow");
-    assert_eq!(slow.await??, (200, "slow".into()));
+    assert_eq!(body, "late");
+    assert_eq!(slow.await??, (200, "late".into()));
     let rest = closed(&mut upgraded).await?;
     let (mut rest, mut kinds) = (&rest[..], Vec::new());
     while let [l1, l2, l3, kind, ..] = *rest {
@@ -738,9 +773,9 @@ async fn a_stop_waits_no_longer_than_the_grace_time() -> Result<()> {
     let server = Server::start(|options| options.shutdown_grace = Duration::from_millis(300))?;
     let mut never = server.connect().await?;
     never
-        .write_all(b"GET /never HTTP/1.1\r\nHost: m\r\n\r\n")
+        .write_all(b"GET /waiting HTTP/1.1\r\nHost: m\r\n\r\n")
         .await?;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    counted(&WAITING, 1).await?;
     let taken = server.stop().await?;
     assert!(
         taken >= Duration::from_millis(300) && taken < Duration::from_secs(10),

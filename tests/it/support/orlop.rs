@@ -18,7 +18,7 @@ use super::{
     PATIENCE,
     http::{Answer, Ask},
     peer_may_be_gone,
-    upstream::Upstream,
+    upstream::{Fault, Upstream},
 };
 
 /// A download path of the public surface.
@@ -26,7 +26,7 @@ pub(crate) fn download_path(name: &str, version: &str) -> String {
     format!("/api/v1/crates/{name}/{version}/download")
 }
 
-/// How orlop is to be started. Waits are short, so that faults cost a test little time.
+/// How orlop is to be started. Pauses are short, so that faults cost a test little time.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     data: Arc<TempDir>,
@@ -42,20 +42,42 @@ impl Setup {
 
     /// An upstream by the URL of its index.
     pub(crate) fn over_url(upstream: &str) -> Self {
+        Self::quick().config("upstream.url", upstream)
+    }
+
+    /// Short waits, and no upstream named.
+    pub(crate) fn quick() -> Self {
         Self::bare()
-            .config("upstream.url", upstream)
             .config("listen.addresses", "127.0.0.1:0")
             .config("listen.workers", "2")
             .config("listen.shutdown_grace", "10s")
-            .config("upstream.connect_timeout", "1s")
-            .config("upstream.stall_timeout", "1s")
-            .config("upstream.deadline", "10s")
+            // Longer than a busy machine leaves a thread of the fake upstream waiting.
+            .config("upstream.connect_timeout", "20s")
+            .config("upstream.stall_timeout", "20s")
+            .config("upstream.deadline", "25s")
             .config("upstream.attempts", "2")
             .config("upstream.backoff", "50ms")
             .config("upstream.breaker_pause", "500ms")
             .config("index.fresh_for", "1h")
-            .config("index.patience", "3s")
+            .config("index.patience", "20s")
             .config("store.reserve", "1MiB")
+    }
+
+    /// Gives an upstream that falls silent up after a second, where that is what is tested: sound
+    /// answers that take longer count as silence, too.
+    pub(crate) fn impatient(self) -> Self {
+        self.config("upstream.connect_timeout", "1s")
+            .config("upstream.stall_timeout", "1s")
+            .config("upstream.deadline", "10s")
+            .config("index.patience", "3s")
+    }
+
+    /// As patient as `fault` allows.
+    pub(crate) fn facing(self, fault: &Fault) -> Self {
+        match fault {
+            Fault::StallBeforeHead | Fault::StallInBody => self.impatient(),
+            _ => self,
+        }
     }
 
     /// Nothing set but a data folder.
@@ -143,7 +165,7 @@ impl Setup {
         let mut words = vec!["serve"];
         words.extend(self.arguments.iter().map(String::as_str));
         let mut child = self.command(&words).spawn().expect("orlop can be started");
-        let errors = follow(child.stderr.take());
+        let (errors, errors_end) = follow(child.stderr.take());
         let output = Arc::new(Mutex::new(String::new()));
         let ready = ready_lines(&mut child, &output);
         let deadline = Instant::now() + PATIENCE;
@@ -153,7 +175,7 @@ impl Setup {
             }
             if let Some(status) = child.try_wait().expect("a child can be waited for") {
                 // The reader may still be on its way to the last line.
-                std::thread::sleep(Duration::from_millis(200));
+                peer_may_be_gone(errors_end.join());
                 return Err(Outcome {
                     code: status.code(),
                     stdout: output.lock().clone(),
@@ -303,14 +325,23 @@ impl Orlop {
 
     /// Resident memory in bytes, as the kernel counts it.
     pub(crate) fn resident_bytes(&self) -> u64 {
+        let kib = self.of_the_process("VmRSS:");
+        kib.trim_end_matches(" kB")
+            .parse()
+            .map_or(0, |kib: u64| kib * 1024)
+    }
+
+    /// How many threads it has.
+    pub(crate) fn threads(&self) -> usize {
+        let threads = self.of_the_process("Threads:");
+        threads.parse().expect("a number")
+    }
+
+    fn of_the_process(&self, field: &str) -> String {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
             .expect("a running process has a status");
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .and_then(|rest| rest.trim().strip_suffix(" kB"))
-            .and_then(|kib| kib.parse::<u64>().ok())
-            .map_or(0, |kib| kib * 1024)
+        let value = status.lines().find_map(|line| line.strip_prefix(field));
+        value.unwrap_or_default().trim().to_owned()
     }
 
     /// Sends a signal and goes on.
@@ -395,10 +426,12 @@ pub(crate) fn gather(
 }
 
 /// Gathers what a pipe says while the process runs.
-fn follow(pipe: Option<impl std::io::Read + Send + 'static>) -> Arc<Mutex<String>> {
+fn follow(
+    pipe: Option<impl std::io::Read + Send + 'static>,
+) -> (Arc<Mutex<String>>, std::thread::JoinHandle<()>) {
     let said = Arc::new(Mutex::new(String::new()));
     let mine = Arc::clone(&said);
-    std::thread::spawn(move || {
+    let reader = std::thread::spawn(move || {
         let Some(mut pipe) = pipe else { return };
         let mut piece = [0; 4096];
         while let Ok(count @ 1..) = pipe.read(&mut piece) {
@@ -406,7 +439,7 @@ fn follow(pipe: Option<impl std::io::Read + Send + 'static>) -> Arc<Mutex<String
                 .push_str(&String::from_utf8_lossy(&piece[..count]));
         }
     });
-    said
+    (said, reader)
 }
 
 /// Sends the first line of stdout when it comes, and gathers all of them.

@@ -289,6 +289,11 @@ impl Upstream {
             .count()
     }
 
+    /// How many connections are held open and silent now.
+    pub(crate) fn stalled(&self) -> usize {
+        self.shared.state.lock().stalled.len()
+    }
+
     /// How many requests for one path were in work at the same time, at most.
     pub(crate) fn most_at_once(&self, part: &str) -> usize {
         self.shared
@@ -336,6 +341,8 @@ struct State {
     edits: u64,
     open: Vec<TcpStream>,
     stalled: Vec<TcpStream>,
+    /// Counts how often the stalled connections were closed.
+    era: u64,
 }
 
 #[derive(Debug)]
@@ -384,8 +391,8 @@ impl Shared {
         stream.set_nodelay(true)?;
         let mut buffer = Vec::new();
         while let Some(request) = read_request(&mut stream, &mut buffer)? {
-            let (reply, fault) = self.take(&request);
-            let sent = self.answer(&mut stream, &request, reply, fault);
+            let (reply, fault, era) = self.take(&request);
+            let sent = self.answer(&mut stream, &request, reply, fault, era);
             self.state.lock().done(&request.path);
             self.ended.notify_all();
             if !sent? {
@@ -398,14 +405,15 @@ impl Shared {
     /// Counts the request. A peer may see the end of an answer, and ask again, before the thread
     /// that sent it has said that it is done: that thread is given a moment, so that only requests
     /// that really are in work together count as such.
-    fn take(&self, request: &Request) -> (Reply, Option<Fault>) {
+    fn take(&self, request: &Request) -> (Reply, Option<Fault>, u64) {
         let mut state = self.state.lock();
         self.ended.wait_while_for(
             &mut state,
             |state| state.busy.get(&request.path).is_some_and(|&busy| busy > 0),
             LAST_WORDS,
         );
-        state.take(request)
+        let (reply, fault) = state.take(request);
+        (reply, fault, state.era)
     }
 
     /// Answers well or badly. `false`: the connection is to be closed.
@@ -415,6 +423,7 @@ impl Shared {
         request: &Request,
         mut reply: Reply,
         fault: Option<Fault>,
+        era: u64,
     ) -> io::Result<bool> {
         let half = reply.body.len() / 2;
         match fault {
@@ -423,11 +432,11 @@ impl Shared {
                 std::thread::sleep(pause);
                 reply.send(stream, request)
             }
-            Some(Fault::StallBeforeHead) => self.stall(stream),
+            Some(Fault::StallBeforeHead) => self.stall(stream, era),
             Some(Fault::StallInBody) => {
                 stream.write_all(&reply.head(Framing::Length(reply.body.len())))?;
                 stream.write_all(&reply.body[..half])?;
-                self.stall(stream)
+                self.stall(stream, era)
             }
             Some(Fault::Gate) => {
                 stream.write_all(&reply.head(Framing::Length(reply.body.len())))?;
@@ -499,9 +508,16 @@ impl Shared {
         }
     }
 
-    /// Holds the connection open and silent until the peer or the test closes it.
-    fn stall(&self, stream: &mut TcpStream) -> io::Result<bool> {
-        self.state.lock().stalled.extend(stream.try_clone());
+    /// Holds the connection open and silent until the peer or the test closes it, which the test
+    /// may have done since the request was taken.
+    fn stall(&self, stream: &mut TcpStream, era: u64) -> io::Result<bool> {
+        {
+            let mut state = self.state.lock();
+            if state.era != era {
+                return Ok(false);
+            }
+            state.stalled.extend(stream.try_clone());
+        }
         let mut rest = [0; 1024];
         while stream.read(&mut rest)? > 0 {}
         Ok(false)
@@ -530,10 +546,12 @@ impl State {
             edits: 0,
             open: Vec::new(),
             stalled: Vec::new(),
+            era: 0,
         }
     }
 
     fn close_stalled(&mut self) {
+        self.era += 1;
         for stream in self.stalled.drain(..) {
             peer_may_be_gone(stream.shutdown(Shutdown::Both));
         }
