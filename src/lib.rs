@@ -80,6 +80,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod git;
 pub mod http;
 pub mod metrics;
 pub mod mirror;

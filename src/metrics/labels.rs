@@ -32,6 +32,8 @@ label! {
         Config = "config",
         /// A crate's file.
         Download = "download",
+        /// The git index.
+        Git = "git",
         /// `cargo search`.
         Search = "search",
         /// The status page and its parts.
@@ -76,6 +78,8 @@ label! {
         Crate = "crate",
         /// `config.json` of upstream.
         Config = "config",
+        /// The git repository of an upstream that is followed.
+        Git = "git",
     }
 }
 
@@ -118,5 +122,59 @@ label! {
         Mismatch = "mismatch",
         /// Not sent: the breaker was open.
         Breaker = "breaker",
+    }
+}
+
+label! {
+    /// What a git client asked for.
+    GitRequest {
+        /// `info/refs`.
+        Refs = "refs",
+        /// The refs, by a command of protocol 2.
+        LsRefs = "ls_refs",
+        /// A pack, or a part of the talk that leads to one.
+        Fetch = "fetch",
+    }
+}
+
+label! {
+    /// The version of git's protocol.
+    GitProtocol {
+        /// The oldest.
+        V0 = "0",
+        /// The oldest with a version in front.
+        V1 = "1",
+        /// Commands.
+        V2 = "2",
+    }
+}
+
+label! {
+    /// How a request of a git client ended.
+    GitResult {
+        /// Answered, without a pack.
+        Ok = "ok",
+        /// A pack, handed over to its end.
+        Pack = "pack",
+        /// The client left before its pack was whole.
+        Aborted = "aborted",
+        /// Refused: a wrong request, or nothing to serve yet.
+        Refused = "refused",
+        /// Turned away because too many fetched at the same time.
+        Busy = "busy",
+        /// The repository could not be read.
+        Failed = "failed",
+    }
+}
+
+label! {
+    /// How one look at a git index that is followed ended.
+    FollowOutcome {
+        /// Names changed, and are published.
+        Changed = "changed",
+        /// Nothing changed.
+        Unchanged = "unchanged",
+        /// It could not be fetched or published.
+        Failed = "failed",
     }
 }

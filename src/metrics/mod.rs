@@ -14,7 +14,10 @@ use prometheus::{
     IntGauge, Opts, Registry, TextEncoder,
 };
 
-pub use labels::{Arrival, CacheResult, Endpoint, Kind, Outcome, Protocol};
+pub use labels::{
+    Arrival, CacheResult, Endpoint, FollowOutcome, GitProtocol, GitRequest, GitResult, Kind,
+    Outcome, Protocol,
+};
 
 /// Buckets of request durations, in seconds. A ready answer takes tens of microseconds, a stored
 /// crate about one millisecond, a fetch from upstream up to cargo's limit of 30 s: each decade
@@ -101,8 +104,28 @@ series! {
     free_bytes: IntGauge("orlop_store_free_bytes");
     /// 1 while the store takes writes; 0 when the disk is full or a write failed.
     writable: IntGauge("orlop_store_writable");
+    /// Number of the newest generation of the git index, 0 before the first.
+    generation: IntGauge("orlop_generation");
+    /// Names that changed since the newest generation of the git index.
+    generation_staged: IntGauge("orlop_generation_staged_names");
+    /// Time to make a generation: reading what changed, the commit, the record.
+    generation_duration: HistogramVec("orlop_generation_seconds");
+    /// Generations that could not be made. Each is tried again, and nothing of it is lost.
+    generation_failures: IntCounter("orlop_generation_failures_total");
+    /// Bytes of the repository of the git index.
+    git_repository_bytes: IntGauge("orlop_git_repository_bytes");
     /// Ready answers held in memory, in bytes.
     hot_bytes: IntGauge("orlop_hot_cache_bytes");
+    /// Requests of git clients, by what they asked for, the version of git's protocol and how they ended.
+    git_requests: IntCounterVec("orlop_git_requests_total", "request", "protocol", "result");
+    /// Bytes of packs handed to git clients, without their framing.
+    git_pack_bytes: IntCounter("orlop_git_pack_bytes_total");
+    /// Looks at the upstream's git index, by how they ended.
+    follows: IntCounterVec("orlop_index_follows_total", "outcome");
+    /// Names that changed in the upstream's git index and were published.
+    followed_names: IntCounter("orlop_index_followed_names_total");
+    /// When the upstream's git index was last wholly in the store, in seconds since 1970; 0 where none is followed.
+    followed_at: Gauge("orlop_index_followed_timestamp_seconds");
     /// 1, with the version of the program as a label.
     build_info: IntCounterVec("orlop_build_info", "version");
     /// Time since the program was started.
@@ -130,8 +153,16 @@ pub struct Gauges {
     pub free_bytes: u64,
     /// Whether the store takes writes.
     pub writable: bool,
+    /// The newest generation.
+    pub generation: u64,
+    /// Names that wait for the next one.
+    pub generation_staged: u64,
+    /// Bytes of the repository.
+    pub git_repository_bytes: u64,
     /// Bytes of ready answers.
     pub hot_bytes: u64,
+    /// When the upstream's git index was last wholly in the store, since 1970.
+    pub followed_at: Option<Duration>,
     /// Time since the start.
     pub uptime: Duration,
 }
@@ -180,6 +211,16 @@ impl Metrics {
                         .with_label_values(&[kind.as_str(), result.as_str()]),
                 );
             }
+        }
+        for request in GitRequest::ALL {
+            for protocol in GitProtocol::ALL {
+                self.git_request_counter(*request, *protocol, GitResult::Ok)
+                    .inc_by(0);
+            }
+        }
+        drop(self.generation_duration.with_label_values::<&str>(&[]));
+        for outcome in FollowOutcome::ALL {
+            drop(self.follows.with_label_values(&[outcome.as_str()]));
         }
         self.build_info
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
@@ -256,6 +297,44 @@ impl Metrics {
             .inc_by(bytes);
     }
 
+    /// Counts one request of a git client.
+    pub fn git_request(&self, request: GitRequest, protocol: GitProtocol, result: GitResult) {
+        self.git_request_counter(request, protocol, result).inc();
+    }
+
+    fn git_request_counter(
+        &self,
+        request: GitRequest,
+        protocol: GitProtocol,
+        result: GitResult,
+    ) -> IntCounter {
+        let labels = [request.as_str(), protocol.as_str(), result.as_str()];
+        self.git_requests.with_label_values(&labels)
+    }
+
+    /// Counts bytes of a pack that were handed to a git client.
+    pub fn git_pack_bytes(&self, bytes: u64) {
+        self.git_pack_bytes.inc_by(bytes);
+    }
+
+    /// Counts a generation that was made in so much time.
+    pub fn generation(&self, duration: Duration) {
+        self.generation_duration
+            .with_label_values::<&str>(&[])
+            .observe(duration.as_secs_f64());
+    }
+
+    /// Counts a generation that could not be made.
+    pub fn generation_failure(&self) {
+        self.generation_failures.inc();
+    }
+
+    /// Counts one look at a git index that is followed, and the names that it changed.
+    pub fn followed(&self, outcome: FollowOutcome, names: u64) {
+        self.follows.with_label_values(&[outcome.as_str()]).inc();
+        self.followed_names.inc_by(names);
+    }
+
     /// Counts a file that was not what the index promises.
     pub fn mismatch(&self) {
         self.mismatches.inc();
@@ -292,7 +371,14 @@ impl Metrics {
         self.blob_bytes.set(as_gauge(gauges.blob_bytes));
         self.free_bytes.set(as_gauge(gauges.free_bytes));
         self.writable.set(i64::from(gauges.writable));
+        self.generation.set(as_gauge(gauges.generation));
+        self.generation_staged
+            .set(as_gauge(gauges.generation_staged));
+        self.git_repository_bytes
+            .set(as_gauge(gauges.git_repository_bytes));
         self.hot_bytes.set(as_gauge(gauges.hot_bytes));
+        self.followed_at
+            .set(gauges.followed_at.unwrap_or_default().as_secs_f64());
         self.uptime.set(gauges.uptime.as_secs_f64());
     }
 }
