@@ -26,6 +26,7 @@ mod commits;
 mod delta;
 mod entry;
 mod error;
+pub mod frames;
 mod heal;
 mod log;
 mod merge;
@@ -33,11 +34,13 @@ mod objects;
 mod pack;
 mod pack_file;
 mod packs;
+pub mod pkt;
 mod refs;
 mod repo;
 mod serve;
 mod tip;
 mod trees;
+pub mod upload_pack;
 
 #[cfg(test)]
 mod testing;
