@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 
 use super::{
     error::{EngineError, Error},
-    keys::{CRATES, META, NAMES, STATE, State},
+    keys::{BORN, CRATES, GENERATION, LOST, META, NAMES, STAGED, STATE, State},
 };
 
 /// The bytes of a record, as sled has them in memory.
@@ -51,11 +51,27 @@ pub(super) struct Catalogue {
     crates: sled::Tree,
     names: sled::Tree,
     meta: sled::Tree,
+    staged: sled::Tree,
+    generation: sled::Tree,
     dir: PathBuf,
     /// Side files that were synced already.
     synced: Mutex<BTreeSet<PathBuf>>,
     /// Keeps the path alive that sled was opened with.
     _dir_handle: Arc<File>,
+}
+
+/// Keys with their values; `None`: it goes.
+pub(super) type Pairs = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// Keys with their values.
+pub(super) type NewPairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The trees that are read in pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tree {
+    Crates,
+    Staged,
+    Generation,
 }
 
 /// Why sled did not open.
@@ -138,8 +154,126 @@ impl Catalogue {
         Ok(())
     }
 
+    /// Whether index files were lost with an older sled and have not come back yet.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub(super) fn is_lost(&self) -> Result<bool, Error> {
+        guarded("read what it lost", || self.meta.contains_key(LOST))
+    }
+
+    /// Notes that index files were lost, or that they are back.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub(super) fn set_lost(&self, lost: bool) -> Result<(), Error> {
+        guarded("note what it lost", || {
+            if lost {
+                self.meta.insert(LOST, &[]).map(drop)
+            } else {
+                self.meta.remove(LOST).map(drop)
+            }
+        })
+    }
+
+    /// The number that was drawn when this sled was made; 0: none was.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub(super) fn born(&self) -> Result<u64, Error> {
+        let bytes = guarded("read its number", || self.meta.get(BORN))?;
+        let bytes = bytes.and_then(|bytes| <[u8; 8]>::try_from(&*bytes).ok());
+        Ok(bytes.map_or(0, u64::from_le_bytes))
+    }
+
+    /// Draws the number.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub(super) fn set_born(&self) -> Result<(), Error> {
+        let number = fastrand::u64(1..);
+        guarded("note its number", || {
+            self.meta.insert(BORN, &number.to_le_bytes()).map(drop)
+        })
+    }
+
+    /// The value under a key of a tree.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub(super) fn read(&self, tree: Tree, key: &[u8]) -> Result<Option<Value>, Error> {
+        guarded("read a record", || self.tree(tree).get(key))
+    }
+
+    /// At most `limit` pairs of a tree from a key on, in order.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub(super) fn page(
+        &self,
+        tree: Tree,
+        from: std::ops::Bound<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Value, Value)>, Error> {
+        let range = (from, std::ops::Bound::Unbounded);
+        guarded("read the records", || {
+            self.tree(tree)
+                .range::<&[u8], _>(range)
+                .take(limit)
+                .collect()
+        })
+    }
+
+    /// The last pair of a tree.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub(super) fn last(&self, tree: Tree) -> Result<Option<(Value, Value)>, Error> {
+        guarded("read the records", || self.tree(tree).last())
+    }
+
+    /// Puts and removes (`None`) values of a tree as one batch.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub(super) fn put(&self, tree: Tree, pairs: Pairs) -> Result<(), Error> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in pairs {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        guarded("write records", || self.tree(tree).apply_batch(batch))
+    }
+
+    /// Writes what the store knows about itself.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub(super) fn put_state(&self, state: &State) -> Result<(), Error> {
+        guarded("write its state", || {
+            self.meta.insert(STATE, state.encode()).map(drop)
+        })
+    }
+
+    fn tree(&self, tree: Tree) -> &sled::Tree {
+        match tree {
+            Tree::Crates => &self.crates,
+            Tree::Staged => &self.staged,
+            Tree::Generation => &self.generation,
+        }
+    }
+
+    fn read_through(&self, tree: Tree) -> Result<(), Error> {
+        let mut rest = self.tree(tree).iter();
+        while guarded("read the records", || rest.next().transpose())?.is_some() {}
+        Ok(())
+    }
+
     /// Applies one batch, in an order in which a stop in the middle does no harm: a name without a
-    /// record is passed over, and a state that is behind makes the journal be read again.
+    /// record is passed over, a file that is staged and did not change is found out at the cut, and a
+    /// state that is behind makes the journal be read again.
     ///
     /// # Errors
     /// [`Error::Engine`].
@@ -147,8 +281,13 @@ impl Catalogue {
         &self,
         records: Vec<(String, Vec<u8>)>,
         new_names: &[String],
+        staged: NewPairs,
         state: &State,
     ) -> Result<(), Error> {
+        let mut before = sled::Batch::default();
+        for (key, value) in staged {
+            before.insert(key, value);
+        }
         let mut names = sled::Batch::default();
         for name in new_names {
             names.insert(name.as_str(), &[]);
@@ -158,6 +297,7 @@ impl Catalogue {
             crates.insert(key.as_str(), value);
         }
         guarded("write records", || {
+            self.staged.apply_batch(before)?;
             self.names.apply_batch(names)?;
             self.crates.apply_batch(crates)?;
             self.meta.insert(STATE, state.encode()).map(drop)
@@ -273,6 +413,8 @@ fn open_here(
         crates: tree(CRATES)?,
         names: tree(NAMES)?,
         meta: tree(META)?,
+        staged: tree(STAGED)?,
+        generation: tree(GENERATION)?,
         dir,
         synced: Mutex::default(),
         _dir_handle: handle,
@@ -282,6 +424,8 @@ fn open_here(
         catalogue
             .visit(&mut |_key, _value| true)
             .and_then(|()| catalogue.visit_names(&mut |_name| ()))
+            .and_then(|()| catalogue.read_through(Tree::Staged))
+            .and_then(|()| catalogue.read_through(Tree::Generation))
             .and_then(|()| catalogue.state())
             .map_err(|error| OpenFault::Broken(with_source(&error)))?;
     }

@@ -28,12 +28,13 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{
     blobs::{Walk, sync_folders},
-    catalogue::{Catalogue, panic_text},
+    catalogue::{Catalogue, NewPairs, Pairs, Tree, panic_text},
     codec::{Frame, HELD, Record, compress},
-    edits::Edits,
+    edits::{Edits, Encoded},
     error::{EngineError, Error},
     facts::{Event, Validators},
-    journal::{Entry, Journal},
+    generations::{self, Generation},
+    journal::{Entry, GenerationLine, Journal},
     keys::{Held, State},
     ledger,
     rebuild::{self, Recovered},
@@ -65,7 +66,42 @@ pub(super) enum Job {
     Mark(Vec<Mark>, Reply<()>),
     WalkBegin(Reply<()>),
     WalkEnd(Walk, Reply<()>),
+    /// One step of a generation, and its number that the answer is: an epoch, or nothing.
+    Step(Box<Step>, Reply<u64>),
     Close(Reply<()>),
+}
+
+/// One step of a cut, or of a way back from the repository. Each is done by itself, between
+/// batches.
+pub(super) enum Step {
+    /// Begins a new epoch, with all that was written before durable. Answers its number.
+    Begin,
+    /// Parts of a generation's patches. They count only with its record, so nothing is synced.
+    Parts(Pairs),
+    /// A generation's record, and what stays staged all the same.
+    Publish {
+        generation: Box<Generation>,
+        /// What the journal gets; `None`: it has it.
+        line: Option<GenerationLine>,
+        keep: Pairs,
+    },
+    /// Names whose files differ from the last generation.
+    Stage(Pairs),
+    /// What was staged and is of no use.
+    Sweep(Pairs),
+    /// Index files that were lost.
+    Restore(Vec<Restored>),
+    /// All index files that were lost are back.
+    Back,
+}
+
+/// An index file that was lost and found again.
+pub(super) struct Restored {
+    pub(super) name: CrateName,
+    pub(super) file: IndexFile,
+    pub(super) digest: [u8; 16],
+    pub(super) frame: Frame,
+    pub(super) checked: SystemTime,
 }
 
 /// Index changes of one caller.
@@ -252,6 +288,7 @@ struct Work {
     marks: Vec<(Vec<Mark>, Reply<()>)>,
     walk_begins: Vec<Reply<()>>,
     walk_ends: Vec<(Walk, Reply<()>)>,
+    steps: Vec<(Box<Step>, Reply<u64>)>,
     closes: Vec<Reply<()>>,
 }
 
@@ -266,6 +303,7 @@ impl Work {
                 Job::Mark(marks, reply) => work.marks.push((marks, reply)),
                 Job::WalkBegin(reply) => work.walk_begins.push(reply),
                 Job::WalkEnd(walk, reply) => work.walk_ends.push((walk, reply)),
+                Job::Step(step, reply) => work.steps.push((step, reply)),
                 Job::Close(reply) => work.closes.push(reply),
             }
         }
@@ -356,15 +394,161 @@ impl Committer {
         self.dirty || self.shared.suspect.load(SeqCst)
     }
 
-    fn turn(&mut self, work: Work) {
+    fn turn(&mut self, mut work: Work) {
         if self.shared.suspect.load(SeqCst) {
             self.heal();
         }
-        if work.is_idle() {
-            self.catch_up();
-        } else {
+        let steps = std::mem::take(&mut work.steps);
+        if !work.is_idle() {
             self.batch(work);
+        } else if steps.is_empty() {
+            self.catch_up();
         }
+        for (step, reply) in steps {
+            let outcome = self.step(*step);
+            if let Err(error) = &outcome {
+                self.failed(error);
+            }
+            answer(&reply, outcome);
+        }
+    }
+
+    // --- generations
+
+    fn step(&mut self, step: Step) -> Result<u64, Error> {
+        self.shared.check_record_space()?;
+        let catalogue = self.shared.catalogue().ok_or_else(not_open)?;
+        match step {
+            Step::Begin => return self.begin_epoch(&catalogue),
+            Step::Parts(parts) => catalogue.put(Tree::Generation, parts)?,
+            Step::Publish {
+                generation,
+                line,
+                keep,
+            } => self.publish_generation(&catalogue, &generation, line.as_ref(), keep)?,
+            Step::Stage(pairs) => {
+                let count = pairs.len() as u64;
+                catalogue.put(Tree::Staged, pairs)?;
+                self.shared.staging.now.fetch_add(count, SeqCst);
+                self.shared.staging.changes.fetch_add(count, SeqCst);
+            }
+            Step::Sweep(pairs) => catalogue.put(Tree::Staged, pairs)?,
+            Step::Restore(files) => self.restore(&catalogue, files)?,
+            Step::Back => {
+                catalogue.set_lost(false)?;
+                catalogue.flush()?;
+                self.shared.lacks_index.store(false, SeqCst);
+                self.wrote();
+                return Ok(0);
+            }
+        }
+        self.dirty = true;
+        Ok(0)
+    }
+
+    /// Readers of the cut see what sled has, so that must be durable.
+    fn begin_epoch(&mut self, catalogue: &Catalogue) -> Result<u64, Error> {
+        if self.dirty {
+            catalogue.flush()?;
+            self.wrote();
+        }
+        let last = generations::last_of(catalogue)?;
+        let newest = last.map_or(0, |last| last.facts.number);
+        loop {
+            let leftovers = generations::leftovers(catalogue, newest)?;
+            if leftovers.is_empty() {
+                break;
+            }
+            let removed = leftovers.into_iter().map(|key| (key, None)).collect();
+            catalogue.put(Tree::Generation, removed)?;
+        }
+        let staging = &self.shared.staging;
+        let counted = staging.now.swap(0, SeqCst);
+        staging.before.fetch_add(counted, SeqCst);
+        Ok(staging.epoch.fetch_add(1, SeqCst).saturating_add(1))
+    }
+
+    fn publish_generation(
+        &mut self,
+        catalogue: &Catalogue,
+        generation: &Generation,
+        line: Option<&GenerationLine>,
+        keep: Pairs,
+    ) -> Result<(), Error> {
+        let mut state = self.state;
+        if let Some(line) = line {
+            self.journal.append_generation(line)?;
+            if !self.behind {
+                state.journal_len = self.journal.len();
+            }
+        }
+        let (was_behind, kept) = (self.behind, keep.len() as u64);
+        self.behind = true;
+        self.dirty = true;
+        catalogue.put(Tree::Staged, keep)?;
+        let (key, value) = generation.encode();
+        let mut pairs = vec![(key, Some(value))];
+        let too_old = generations::too_old(catalogue, generation)?;
+        pairs.extend(too_old.into_iter().map(|key| (key, None)));
+        catalogue.put(Tree::Generation, pairs)?;
+        catalogue.put_state(&state)?;
+        catalogue.flush()?;
+        self.wrote();
+        self.behind = was_behind;
+        self.state = state;
+        let staging = &self.shared.staging;
+        if staging.floor.swap(generation.epoch(), SeqCst) < generation.epoch() {
+            staging.before.store(kept, SeqCst);
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, catalogue: &Catalogue, files: Vec<Restored>) -> Result<(), Error> {
+        let mut edits = Edits::default();
+        let mut names = Vec::new();
+        let is_held = |checksum: &Checksum| {
+            self.state.held.blobs > 0 && self.shared.blobs.length(checksum).is_some()
+        };
+        for Restored {
+            name,
+            file,
+            digest,
+            frame,
+            checked,
+        } in files
+        {
+            let before = catalogue.get(name.key())?;
+            if before.is_some_and(|record| self.shared.has_frame(name.key(), &record)) {
+                continue;
+            }
+            let (record, is_new) = edits.get_or_new(catalogue, &name)?;
+            if let Some(row) = file.rows().last() {
+                record.name = row.name.clone();
+            }
+            if is_new {
+                record.changed = checked;
+            }
+            ledger::restore(record, file.rows(), &is_held);
+            record.etag = None;
+            record.last_modified = None;
+            record.checked = checked;
+            record.digest = digest;
+            record.raw_len = u32::try_from(file.bytes().len()).unwrap_or(u32::MAX);
+            record.snapshot = Some(frame);
+            names.push(name);
+        }
+        let mut state = self.state;
+        let encoded = edits.encode(&mut state)?;
+        catalogue.apply(encoded.records, &encoded.new_names, Vec::new(), &state)?;
+        self.dirty = true;
+        self.state = state;
+        self.shared.set_totals(&state);
+        self.shared.add_names(&encoded.new_names);
+        for name in names {
+            self.shared.forget_broken_frame(name.key());
+            self.shared.bump(name.key());
+        }
+        Ok(())
     }
 
     /// Flushes what was put off, and finds out whether writes work again.
@@ -513,10 +697,13 @@ impl Committer {
         state.recent_at = self.recent.front().copied().unwrap_or(state.journal_len);
         let events: Vec<Event> = happened.entries.iter().map(Entry::event).collect();
         self.shared.add_events(events.iter().cloned());
+        let staged = self.stage(&catalogue, &encoded)?;
+        let staged_names = staged.len() as u64;
         if work.needs_flush() {
             self.shared.cover(encoded.before);
         }
-        catalogue.apply(encoded.records, &encoded.new_names, &state)?;
+        catalogue.apply(encoded.records, &encoded.new_names, staged, &state)?;
+        self.shared.staging.now.fetch_add(staged_names, SeqCst);
         self.dirty = true;
         if work.needs_flush() {
             catalogue.flush()?;
@@ -533,6 +720,10 @@ impl Committer {
         Ok(Done {
             events: split(events, &happened.counts),
         })
+    }
+
+    fn stage(&self, catalogue: &Catalogue, encoded: &Encoded) -> Result<NewPairs, Error> {
+        self.shared.staging.of_batch(catalogue, encoded)
     }
 
     fn note_places(&mut self, places: &[u64]) {
@@ -679,6 +870,13 @@ impl Committer {
                 self.state = recovered.state;
                 self.behind = false;
                 self.shared.set_totals(&self.state);
+                let floor = generations::last_of(&catalogue)
+                    .ok()
+                    .flatten()
+                    .map_or(0, |last| last.epoch());
+                if let Err(error) = self.shared.staging.recover(&catalogue, floor) {
+                    tracing::error!(%error, "could not look through what is staged");
+                }
                 self.shared.set_catalogue(Some(catalogue));
                 self.shared.forget_names();
                 self.shared.uncover();

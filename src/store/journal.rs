@@ -32,6 +32,15 @@
 //! | 7 | name gone | |
 //! | 8 | name back | |
 //!
+//! Kind 9, a generation of the index that was published as a commit of the git index, has no name:
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | number |
+//! | 8 | 20 | commit id |
+//! | 28 | 20 | id of the parent, zeroes: it is the first of its history |
+//! | 48 | | message |
+//!
 //! Unknown kinds are passed over: a later build may write them. An end that was half written is
 //! cut at open; damage in the middle is passed over and what follows is found again.
 #![warn(clippy::arithmetic_side_effects)]
@@ -72,6 +81,51 @@ const WINDOW_BYTES: usize = 1 << 20;
 const MAX_SEARCH_BYTES: usize = 4 << 20;
 
 /// What one frame says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Line {
+    /// Something happened to a name.
+    Name(Entry),
+    /// A generation was published.
+    Generation(GenerationLine),
+}
+
+/// A generation, as far as the journal keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct GenerationLine {
+    pub(super) at: SystemTime,
+    pub(super) number: u64,
+    pub(super) commit: [u8; 20],
+    pub(super) parent: Option<[u8; 20]>,
+    pub(super) message: String,
+}
+
+impl GenerationLine {
+    fn encode(&self, out: &mut Vec<u8>) -> Option<()> {
+        let mut payload = self.number.to_le_bytes().to_vec();
+        payload.extend_from_slice(&self.commit);
+        payload.extend_from_slice(&self.parent.unwrap_or([0; 20]));
+        payload.extend_from_slice(self.message.as_bytes());
+        put_frame(out, GENERATION, to_millis(self.at), &payload)
+    }
+
+    fn read(millis: u64, payload: &mut Reader<'_>) -> Result<GenerationLine, Damaged> {
+        let number = u64::from_le_bytes(payload.array()?);
+        let commit = payload.array()?;
+        let parent: [u8; 20] = payload.array()?;
+        Ok(GenerationLine {
+            at: from_millis(millis),
+            number,
+            commit,
+            parent: (parent != [0; 20]).then_some(parent),
+            message: payload.text(payload.0.len())?.to_owned(),
+        })
+    }
+}
+
+/// The kind of a frame that tells of a generation.
+const GENERATION: u8 = 9;
+
+/// What happened to a name, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) at: SystemTime,
@@ -238,7 +292,11 @@ fn take_rows(payload: &mut Reader<'_>) -> Result<Vec<LedgerRow>, Damaged> {
 }
 
 /// Reads a payload. `None`: a kind that this build does not know.
-fn read_payload(kind: u8, millis: u64, payload: &[u8]) -> Result<Option<Entry>, Damaged> {
+fn read_payload(kind: u8, millis: u64, payload: &[u8]) -> Result<Option<Line>, Damaged> {
+    if kind == GENERATION {
+        let line = GenerationLine::read(millis, &mut Reader(payload))?;
+        return Ok(Some(Line::Generation(line)));
+    }
     if !(1..=8).contains(&kind) {
         return Ok(None);
     }
@@ -257,18 +315,18 @@ fn read_payload(kind: u8, millis: u64, payload: &[u8]) -> Result<Option<Entry>, 
         7 => Body::NameGone,
         _ => Body::NameBack,
     };
-    Ok(Some(Entry {
+    Ok(Some(Line::Name(Entry {
         at: from_millis(millis),
         name,
         body,
-    }))
+    })))
 }
 
 /// What stands at the start of some bytes.
 #[derive(Debug, PartialEq, Eq)]
 enum Parsed {
     /// A good frame of so many bytes; `None`: of a kind that this build does not know.
-    Frame(usize, Option<Entry>),
+    Frame(usize, Option<Line>),
     /// It would be a frame, of so many bytes, if there were more.
     Short(usize),
     Damaged,
@@ -321,7 +379,7 @@ pub(super) struct Scan {
 fn scan(
     file: &File,
     from: u64,
-    take: &mut dyn FnMut(u64, Entry) -> io::Result<()>,
+    take: &mut dyn FnMut(u64, Line) -> io::Result<()>,
 ) -> io::Result<Scan> {
     let mut window = Window::new(file, from);
     let mut scan = Scan {
@@ -363,7 +421,7 @@ impl<'a> Window<'a> {
     }
 
     /// The next good frame: its place, its length, its entry. `None`: there is none.
-    fn next_good(&mut self) -> io::Result<Option<(u64, u64, Option<Entry>)>> {
+    fn next_good(&mut self) -> io::Result<Option<(u64, u64, Option<Line>)>> {
         let mut searched: usize = 0;
         while searched < MAX_SEARCH_BYTES {
             let at = self.place(searched);
@@ -455,7 +513,7 @@ impl Journal {
     pub(super) fn open(
         path: &Path,
         from: u64,
-        take: &mut dyn FnMut(u64, Entry) -> io::Result<()>,
+        take: &mut dyn FnMut(u64, Line) -> io::Result<()>,
     ) -> Result<(Journal, Opened), Error> {
         let fault = |doing| Error::io(doing, path);
         let file = OpenOptions::new()
@@ -508,7 +566,7 @@ impl Journal {
     pub(super) fn replay(
         &self,
         from: u64,
-        take: &mut dyn FnMut(u64, Entry) -> io::Result<()>,
+        take: &mut dyn FnMut(u64, Line) -> io::Result<()>,
     ) -> Result<Scan, Error> {
         scan(&self.file, from, take).map_err(Error::io("read the journal", &self.path))
     }
@@ -538,6 +596,24 @@ impl Journal {
         }
         self.write(&bytes)?;
         Ok(places)
+    }
+
+    /// Appends the frame of a generation and syncs it.
+    ///
+    /// # Errors
+    /// As [`append`](Journal::append).
+    pub(super) fn append_generation(&mut self, line: &GenerationLine) -> Result<(), Error> {
+        if self.failed_sync {
+            return Err(Error::FailedSync {
+                path: self.path.clone(),
+            });
+        }
+        let mut bytes = Vec::new();
+        // Messages are cut to a hundred lines long before.
+        line.encode(&mut bytes).ok_or_else(|| {
+            Error::io("write to the journal", &self.path)(io::ErrorKind::InvalidData.into())
+        })?;
+        self.write(&bytes)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
@@ -662,8 +738,10 @@ mod tests {
 
     fn read(path: &Path, from: u64) -> (Journal, Opened, Vec<(u64, Entry)>) {
         let mut entries = Vec::new();
-        let (journal, opened) = Journal::open(path, from, &mut |at, entry| {
-            entries.push((at, entry));
+        let (journal, opened) = Journal::open(path, from, &mut |at, line| {
+            if let Line::Name(entry) = line {
+                entries.push((at, entry));
+            }
             Ok(())
         })
         .expect("opens");
@@ -693,6 +771,30 @@ mod tests {
         drawn.extend(crc32fast::hash(b"\x03\0\0\0\x07\x02\x01\0\0\0\0\0\0\x02ab").to_le_bytes());
         drawn.extend(b"\x07\x02\x01\0\0\0\0\0\0\x02ab");
         assert_eq!(std::fs::read(&path).expect("readable"), drawn);
+    }
+
+    #[test]
+    fn a_generation_is_read_as_it_was_written() {
+        let dir = TempDir::new().expect("a folder");
+        let path = dir.path().join("journal");
+        let line = GenerationLine {
+            at: from_millis(1000),
+            number: 7,
+            commit: [3; 20],
+            parent: None,
+            message: "1 crate: 1 new".to_owned(),
+        };
+        write(&path, &[gone("before")]);
+        read(&path, 0).0.append_generation(&line).expect("written");
+        write(&path, &[gone("after")]);
+        let mut found = Vec::new();
+        Journal::open(&path, 0, &mut |_at, line| {
+            found.push(line);
+            Ok(())
+        })
+        .expect("opens");
+        assert_eq!(found.len(), 3);
+        assert_eq!(found[1], Line::Generation(line));
     }
 
     #[test]

@@ -103,6 +103,18 @@ pub(super) fn update(
     entries(&record.name, bodies, now)
 }
 
+/// Makes known what an older index file says and the record does not. The record may have seen more
+/// since, so that nothing that it knows is changed.
+pub(super) fn restore(record: &mut Record, rows: &[Row], is_held: IsHeld<'_>) {
+    let mut ledger = Ledger::of(std::mem::take(&mut record.rows));
+    for (text, row) in &last_of_each(rows) {
+        if ledger.current(text).is_none() {
+            ledger.see(row, is_held);
+        }
+    }
+    record.rows = ledger.into_rows();
+}
+
 /// A file may name a version twice; the last line counts, as for cargo.
 fn last_of_each(rows: &[Row]) -> BTreeMap<String, LedgerRow> {
     rows.iter()

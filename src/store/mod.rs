@@ -5,6 +5,7 @@
 //!   format      orlop store format 1
 //!   lock        held by the one process that has the store; its process id, or `clean`
 //!   sled/       one record per crate name: the index file, its validators, the version table
+//!               and the way back through the generations of the git index (keys, generations)
 //!   blobs/      value files: crate files by their sha256                         (blobs)
 //!   spool/      crate files that are coming in; swept at start
 //!   journal     what can neither be derived nor fetched again                  (journal)
@@ -21,7 +22,7 @@
 //!   held; the records follow it ([`Store::adopt`]).
 //! - **Damage heals.** A damaged record counts as absent and is fetched again. A sled that does not
 //!   open, panics or hangs is set aside and rebuilt from the journal and the value files; the index
-//!   files themselves are then fetched again.
+//!   files themselves come back through [`Store::restore`], or are fetched again.
 //! - **A full disk degrades.** Below the reserve nothing is written, what is held is served, and
 //!   writes come back with the room.
 //!
@@ -36,12 +37,15 @@ mod edits;
 mod error;
 mod facts;
 mod folder;
+mod generations;
 mod journal;
 mod keys;
 mod ledger;
+mod patch;
 mod rebuild;
 mod shared;
 mod space;
+mod staged;
 mod story;
 #[cfg(test)]
 mod tests;
@@ -65,6 +69,10 @@ pub use self::{
         Adoption, Change, EntryFacts, Event, EventKind, Found, KnownChecksum, OpenReport,
         ReleaseFacts, Snapshot, Totals, Validators,
     },
+    generations::{
+        CatchUp, CommitId, Cut, CutFile, Describe, Generation, GenerationFacts, History,
+        HistoryFiles, PatchWriter, Staged, Survey,
+    },
     space::{Space, SpaceProbe},
 };
 use self::{
@@ -81,6 +89,9 @@ use crate::registry::{Checksum, CrateName, Release};
 
 /// How many names' marks go to the committer at a time.
 const MARKS_AT_A_TIME: usize = 512;
+
+/// How many changes at a time are worth a second thread.
+const WORTH_A_THREAD: usize = 32;
 
 /// How the store is opened.
 #[derive(Debug, Clone)]
@@ -158,7 +169,12 @@ impl Store {
         let blobs = BlobFolder::open(folder.dir.join("blobs"))?;
         let (catalogue, journal, recovered) =
             rebuild::open(&folder, &options, &blobs, now, &mut report)?;
-        let shared = Arc::new(Shared::new(options, folder, blobs, catalogue));
+        let floor = generations::last_of(&catalogue)?.map_or(0, |last| last.epoch());
+        let shared = Shared::new(options, folder, blobs, catalogue);
+        if let Some(catalogue) = shared.catalogue() {
+            shared.staging.recover(&catalogue, floor)?;
+        }
+        let shared = Arc::new(shared);
         let committer = Committer::new(Arc::clone(&shared), journal, recovered, now);
         std::thread::Builder::new()
             .name("store-commit".to_owned())
@@ -265,10 +281,7 @@ impl Store {
             return Ok(Vec::new());
         }
         self.shared().check_record_space()?;
-        let changes = changes
-            .into_iter()
-            .map(|change| self.prepare(change))
-            .collect::<Result<Vec<_>, Error>>()?;
+        let changes = self.prepare_all(changes)?;
         self.shared().queue.call(|reply| {
             Job::Publish(Publish {
                 changes,
@@ -276,6 +289,33 @@ impl Store {
                 reply,
             })
         })
+    }
+
+    /// Many are compressed by two threads: more would take the cores from those who are served.
+    fn prepare_all(&self, mut changes: Vec<Change>) -> Result<Vec<Prepared>, Error> {
+        let all = |changes: Vec<Change>| {
+            let prepared = changes.into_iter().map(|change| self.prepare(change));
+            prepared.collect::<Result<Vec<_>, Error>>()
+        };
+        if changes.len() < WORTH_A_THREAD {
+            return all(changes);
+        }
+        let second = changes.split_off(changes.len() / 2);
+        let (first, second) = std::thread::scope(|scope| {
+            let second = scope.spawn(|| all(second));
+            (all(changes), second.join())
+        });
+        let mut prepared = first?;
+        prepared.extend(second.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        Ok(prepared)
+    }
+
+    /// Whether there is room for what is not a record and can wait: the reserve is left alone.
+    ///
+    /// # Errors
+    /// [`Error::Full`], or [`Error::Io`] where the file system does not tell.
+    pub fn check_room(&self) -> Result<(), Error> {
+        self.shared().check_space(0)
     }
 
     /// Compresses here, so that callers do it side by side.

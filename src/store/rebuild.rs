@@ -11,13 +11,14 @@ use std::{
 use super::{
     Options,
     blobs::{BlobFolder, Walk},
-    catalogue::{Catalogue, OpenFault, VERIFY_BYTES},
+    catalogue::{Catalogue, OpenFault, Tree, VERIFY_BYTES},
     codec::to_millis,
     edits::Edits,
     error::Error,
     facts::{Event, OpenReport},
     folder::{Folder, sync_folder},
-    journal::{Entry, HEADER_BYTES, Journal},
+    generations::Generation,
+    journal::{Entry, GenerationLine, HEADER_BYTES, Journal, Line},
     keys::State,
     ledger,
     shared::{RECENT_EVENTS, Shared},
@@ -60,9 +61,9 @@ pub(super) fn open(
     let (catalogue, rebuilt) = open_catalogue(folder, options, verify_bytes, now)?;
     let path = folder.dir.join("journal");
     let length = fs::metadata(&path).map_or(0, |found| found.len());
-    let mut replay = Replay::start(&catalogue, blobs, length)?;
-    let (journal, opened) = Journal::open(&path, replay.scan_from, &mut |at, entry| {
-        replay.take(at, &entry)
+    let mut replay = Replay::start(&catalogue, blobs, length, report.created)?;
+    let (journal, opened) = Journal::open(&path, replay.scan_from, &mut |at, line| {
+        replay.take(at, line)
     })?;
     report.journal_cut_bytes = opened.cut + replay.lost_bytes;
     report.journal_skipped_bytes = opened.skipped;
@@ -88,8 +89,8 @@ pub(super) fn reopen(
     now: SystemTime,
 ) -> Result<(Catalogue, Recovered), Error> {
     let (catalogue, rebuilt) = open_catalogue(&shared.folder, &shared.options, u64::MAX, now)?;
-    let mut replay = Replay::start(&catalogue, &shared.blobs, journal.len())?;
-    journal.replay(replay.from, &mut |at, entry| replay.take(at, &entry))?;
+    let mut replay = Replay::start(&catalogue, &shared.blobs, journal.len(), false)?;
+    journal.replay(replay.from, &mut |at, line| replay.take(at, line))?;
     let mut recovered = replay.finish(journal.len())?;
     recovered.rebuilt = rebuilt;
     Ok((catalogue, recovered))
@@ -163,6 +164,8 @@ struct Replay<'a> {
     edits: Edits,
     /// Whether sled had a state.
     is_known: bool,
+    /// The last generation that the journal tells of.
+    generation: Option<GenerationLine>,
     /// All value files, where they had to be counted: spares millions of looks for one of them.
     walk: Option<Walk>,
     recovered: Recovered,
@@ -179,8 +182,15 @@ impl<'a> Replay<'a> {
         catalogue: &'a Catalogue,
         blobs: &'a BlobFolder,
         length: u64,
+        is_new: bool,
     ) -> Result<Replay<'a>, Error> {
         let known = catalogue.state()?;
+        if known.is_none() {
+            catalogue.set_born()?;
+        }
+        if known.is_none() && !is_new {
+            catalogue.set_lost(true)?;
+        }
         let mut recovered = Recovered {
             state: known.unwrap_or_default(),
             ..Recovered::default()
@@ -206,6 +216,7 @@ impl<'a> Replay<'a> {
             blobs,
             edits: Edits::default(),
             is_known: known.is_some(),
+            generation: None,
             walk,
             scan_from: state.recent_at.min(state.journal_len),
             from,
@@ -214,7 +225,17 @@ impl<'a> Replay<'a> {
         })
     }
 
-    fn take(&mut self, at: u64, entry: &Entry) -> io::Result<()> {
+    fn take(&mut self, at: u64, line: Line) -> io::Result<()> {
+        match line {
+            Line::Name(entry) => self.take_entry(at, &entry),
+            Line::Generation(line) => {
+                self.generation = Some(line);
+                Ok(())
+            }
+        }
+    }
+
+    fn take_entry(&mut self, at: u64, entry: &Entry) -> io::Result<()> {
         self.recovered.recent.push_back((at, entry.event()));
         if self.recovered.recent.len() > RECENT_EVENTS {
             self.recovered.recent.pop_front();
@@ -251,11 +272,30 @@ impl<'a> Replay<'a> {
         let edits = std::mem::take(&mut self.edits);
         let encoded = edits.encode(&mut self.recovered.state)?;
         self.recovered.names += self.recovered.state.names - before;
+        self.catalogue.apply(
+            encoded.records,
+            &encoded.new_names,
+            Vec::new(),
+            &self.recovered.state,
+        )
+    }
+
+    /// Of a generation that sled forgot, number and commit are known, and nothing that leads to the
+    /// one before. (One that sled merely missed is taken in from the repository, with its patches.)
+    fn keep_generation(&self) -> Result<(), Error> {
+        let Some(line) = self.generation.as_ref().filter(|_| !self.is_known) else {
+            return Ok(());
+        };
+        if self.catalogue.last(Tree::Generation)?.is_some() {
+            return Ok(());
+        }
+        let (key, value) = Generation::of_journal(line).encode();
         self.catalogue
-            .apply(encoded.records, &encoded.new_names, &self.recovered.state)
+            .put(Tree::Generation, vec![(key, Some(value))])
     }
 
     fn finish(mut self, journal_len: u64) -> Result<Recovered, Error> {
+        self.keep_generation()?;
         let known = self.recovered.state;
         self.recovered.state.recent_at = self
             .recovered

@@ -27,6 +27,7 @@ use super::{
     folder::Folder,
     keys::{Held, State},
     space::reserve_of,
+    staged::Staging,
 };
 use crate::registry::CrateName;
 
@@ -76,6 +77,9 @@ pub(super) struct Shared {
     broken_frames: RwLock<BTreeSet<String>>,
     /// The last write failed, and none has succeeded since.
     pub(super) failing: AtomicBool,
+    pub(super) staging: Staging,
+    /// What sled says of lost index files, or that it could not be read: for who asks often.
+    pub(super) lacks_index: AtomicBool,
     /// Sled gave an error or panicked: the committer should look at it.
     pub(super) suspect: AtomicBool,
     /// The last field, because it is dropped last: the folder is locked until sled has let go of it.
@@ -99,6 +103,7 @@ impl Shared {
     ) -> Shared {
         Shared {
             queue: Queue::new(options.write_deadline),
+            lacks_index: AtomicBool::new(catalogue.is_lost().unwrap_or(true)),
             options,
             folder,
             blobs,
@@ -120,6 +125,7 @@ impl Shared {
             damaged: AtomicU64::new(0),
             broken_frames: RwLock::default(),
             failing: AtomicBool::new(false),
+            staging: Staging::default(),
             suspect: AtomicBool::new(false),
         }
     }
@@ -132,6 +138,10 @@ impl Shared {
 
     /// Puts another catalogue in place, or takes it away while it is opened anew.
     pub(super) fn set_catalogue(&self, catalogue: Option<Catalogue>) {
+        if let Some(catalogue) = &catalogue {
+            let lacks = catalogue.is_lost().unwrap_or(true);
+            self.lacks_index.store(lacks, SeqCst);
+        }
         *self.catalogue.write() = catalogue.map(Arc::new);
     }
 
@@ -155,6 +165,12 @@ impl Shared {
         View::read(record)
             .inspect_err(|error| self.note_damage(key, error))
             .ok()
+    }
+
+    /// Whether a record has a file that was not found damaged yet.
+    pub(super) fn has_frame(&self, key: &str, record: &[u8]) -> bool {
+        View::read(record).is_ok_and(|view| view.has_snapshot())
+            && !self.broken_frames.read().contains(key)
     }
 
     pub(super) fn note_damage(&self, key: &str, error: &dyn std::error::Error) {
