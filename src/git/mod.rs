@@ -26,6 +26,7 @@ mod commits;
 mod delta;
 mod entry;
 mod error;
+pub mod follow;
 pub mod frames;
 mod heal;
 mod log;

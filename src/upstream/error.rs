@@ -24,6 +24,7 @@ pub(super) enum Subject {
     Entry(crate::registry::CrateName),
     File(crate::registry::Release),
     Config,
+    Git,
     Settings,
 }
 
@@ -161,6 +162,9 @@ pub enum ConfigFault {
     /// Upstream's `config.json` is not there.
     #[error("there is no `config.json`: is this the URL of a sparse index?")]
     NoConfig,
+    /// The index is followed by git, and its `config.json` was not given yet.
+    #[error("the upstream's git index has not been fetched yet, or has no usable `config.json`")]
+    NotFollowed,
     /// Upstream's `config.json` is not one.
     #[error("what upstream sent as `config.json` is none")]
     NotAConfig(#[source] Arc<serde_json::Error>),
@@ -296,6 +300,7 @@ impl fmt::Display for Error {
             }
             Subject::File(release) => write!(f, "could not get `{release}` from `{url}`"),
             Subject::Config => write!(f, "could not get the registry's configuration from `{url}`"),
+            Subject::Git => write!(f, "could not ask the git repository at `{url}`"),
             Subject::Settings => write!(f, "could not make a client for the upstream `{url}`"),
         }
     }

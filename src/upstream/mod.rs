@@ -13,6 +13,7 @@ mod client;
 mod download;
 mod error;
 mod gate;
+mod git;
 mod resolve;
 pub mod retry;
 mod secret;
@@ -47,6 +48,7 @@ pub use breaker::BreakerState;
 pub use download::Download;
 pub use error::{Cause, ConfigFault, Error, Kind, Stage};
 pub use gate::HostHealth;
+pub use git::GitAnswer;
 pub use resolve::Refusal;
 pub use secret::{InvalidUrl, SecretUrl};
 pub use sparse::{IndexAnswer, Validators};
@@ -77,6 +79,11 @@ const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 pub struct Options {
     /// The sparse index, with or without a slash at its end.
     pub index_url: SecretUrl,
+    /// The git index that is followed in the stead of the sparse one. `None`: none is.
+    pub git_index: Option<GitIndex>,
+    /// Whether the configuration of the registry comes from the git index
+    /// ([`Upstream::set_config`]) and not from the sparse one, which is then never asked.
+    pub given_config: bool,
     /// What a connection may take, TLS included. 5 s: less than the stall limit, so that an
     /// address that swallows packets is told apart from a slow answer.
     pub connect_timeout: Duration,
@@ -118,6 +125,8 @@ impl Options {
     pub fn new(index_url: SecretUrl) -> Options {
         Options {
             index_url,
+            git_index: None,
+            given_config: false,
             connect_timeout: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(8),
             deadline: Duration::from_secs(10 * 60),
@@ -135,6 +144,28 @@ impl Options {
         }
     }
 }
+
+/// Where a git index is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GitIndex {
+    /// At a URL of HTTP, perhaps with credentials.
+    Url(SecretUrl),
+    /// In a folder of this machine.
+    Path(PathBuf),
+}
+
+impl std::fmt::Display for GitIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            GitIndex::Url(url) => url.fmt(f),
+            GitIndex::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// What a git index in a folder of this machine is trusted with, as an index at these hosts would
+/// be: that downloads come from this machine too.
+const OWN_HOSTS: &[&str] = &["localhost", "127.0.0.1", "[::1]"];
 
 /// How upstream fares, as the status page shows it.
 #[derive(Debug, Clone)]
@@ -173,6 +204,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct ConfigCache {
+    /// What somebody else has read.
+    given: Mutex<Option<Arc<RegistryConfig>>>,
     slot: Mutex<Slot>,
     /// Held by whoever fetches.
     fetching: tokio::sync::Mutex<()>,
@@ -197,12 +230,11 @@ impl Upstream {
     }
 
     fn build(options: Options, metrics: Arc<Metrics>) -> Result<Upstream, ConfigFault> {
-        let base = sparse::base(options.index_url.expose())?;
-        let rules = Arc::new(Rules::new(
-            &options.index_url,
-            options.proxy.as_ref(),
-            options.allow_private,
-        ));
+        let base = match &options.git_index {
+            Some(GitIndex::Url(url)) if options.given_config => sparse::base(url.expose())?,
+            _ => sparse::base(options.index_url.expose())?,
+        };
+        let rules = Arc::new(rules(&options));
         let gate = || {
             let pause = options.breaker_pause;
             let limits =
@@ -267,6 +299,13 @@ impl Upstream {
     ///
     /// Cancel safe: who waited goes on with the fetch.
     pub async fn config(&self) -> Result<Arc<RegistryConfig>, Error> {
+        if self.0.options.given_config {
+            let given = self.0.config.given.lock().clone();
+            return given.ok_or_else(|| {
+                let fault = Kind::Config(ConfigFault::NotFollowed);
+                Error::new(&Subject::Config, self.0.base.expose(), fault)
+            });
+        }
         let arrived = Instant::now();
         let cache = &self.0.config;
         let before = cache.slot.lock().clone();
@@ -286,6 +325,11 @@ impl Upstream {
         }
         let fetched = self.fetch_config().await;
         cache.slot.lock().take(fetched, Instant::now())
+    }
+
+    /// Says what upstream's git index says of the registry; counts where the options say so.
+    pub fn set_config(&self, config: RegistryConfig) {
+        *self.0.config.given.lock() = Some(Arc::new(config));
     }
 
     /// Asks for the file of `release`, from the byte at `from` on: one attempt. The checksum only
@@ -551,6 +595,23 @@ impl Upstream {
     fn failure(&self, error: &reqwest::Error, stage: Stage) -> Kind {
         let options = &self.0.options;
         transport_kind(error, stage, options.connect_timeout, options.stall_timeout)
+    }
+}
+
+fn rules(options: &Options) -> Rules {
+    let proxy = options.proxy.as_ref();
+    let allow_private = options.allow_private;
+    match (&options.git_index, options.given_config) {
+        (None, _) => Rules::new(&options.index_url, proxy, allow_private),
+        (Some(GitIndex::Url(git)), given) => {
+            let sparse = (!given).then_some(&options.index_url);
+            let urls = [git].into_iter().chain(sparse).chain(proxy);
+            Rules::of_hosts(urls, &[], allow_private)
+        }
+        (Some(GitIndex::Path(_)), given) => {
+            let sparse = (!given).then_some(&options.index_url);
+            Rules::of_hosts(sparse.into_iter().chain(proxy), OWN_HOSTS, allow_private)
+        }
     }
 }
 

@@ -61,9 +61,18 @@ pub(super) struct Rules {
 
 impl Rules {
     pub(super) fn new(index: &SecretUrl, proxy: Option<&SecretUrl>, allow_private: bool) -> Rules {
-        let trusted = std::iter::once(index)
-            .chain(proxy)
-            .filter_map(|url| Some(url.expose().host_str()?.to_owned()))
+        Rules::of_hosts([index].into_iter().chain(proxy), &[], allow_private)
+    }
+
+    /// The rules where the configuration names the hosts of `urls`, and `hosts`.
+    pub(super) fn of_hosts<'a>(
+        urls: impl Iterator<Item = &'a SecretUrl>,
+        hosts: &[&str],
+        allow_private: bool,
+    ) -> Rules {
+        let named = urls.filter_map(|url| Some(url.expose().host_str()?.to_owned()));
+        let trusted = named
+            .chain(hosts.iter().map(|host| (*host).to_owned()))
             .collect();
         Rules {
             trusted,
