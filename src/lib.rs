@@ -18,11 +18,12 @@
 //! | 3 | [`mirror`] | the jobs: an index entry or a crate on demand, once for all who wait; clock, loops |
 //! | 2 | [`store`] | hides sled and zstd: records, value files, journal, commit, rebuild |
 //! | 2 | [`upstream`] | hides reqwest: requests to the registry, retries, breaker, address rules |
+//! | 2 | [`git`] | hides gix: the index as a bare repository, and how it is served |
 //! | 2 | [`policy`] | pure rules over facts and `now`: freshness, modes |
 //! | 1 | [`registry`] | pure words of the domain: names, releases, checksums, index lines, layout |
 //! | 1 | [`metrics`] | hides prometheus: every series, declared once |
 //!
-//! Later issues add `git` (floor 2: the bundled git index) and jobs in `mirror` (sync, bundles).
+//! Later issues add jobs in `mirror` (sync, bundles).
 //!
 //! # Walks
 //!
@@ -42,14 +43,27 @@
 //! door by which readers see change → served; upstream in trouble: served stale with its age, or
 //! refused in mode `strict`.
 //!
+//! **A generation**: `Store::publish` keeps the older file of each name that changes →
+//! `mirror::generations` finds that it has been quiet for long enough → [`store::Store::cut`] fixes
+//! one moment → [`git::Repo::commit`] → `Cut::publish` records the commit and the way back from it.
+//! From these records a lost repository is made again, and from its head a lost index database.
+//!
+//! **A git fetch**: `http::git` → [`git::upload_pack`] turns the request into an answer and a
+//! selection, purely → [`git::Serving::pack`] cuts a stream out of the history's one run of entries
+//! → read piece by piece on blocking threads as the client takes it. It waits for nobody upstream.
+//!
+//! **A followed index** (`upstream.git_index`): `mirror::follow` → [`git::follow`] fetches, by its
+//! own client of gix over the requests of [`upstream`] → the difference of two trees → the names
+//! that changed go through `Store::publish` like any other change.
+//!
 //! **A start**: `cli` → [`config`] → [`store::Store::open`] (lock, format, sled with a deadline; a
-//! sled that does not open is set aside and rebuilt from journal and value files) → listen → ready
-//! line → the blobs are looked through in the background.
+//! sled that does not open is set aside and rebuilt from journal and value files) → [`git::Repo`]
+//! opens, and gives a lost index back → listen → ready line → the blobs are looked through in the background.
 //!
 //! # Never
 //!
 //! - `registry` and `policy` never do I/O and never read a clock.
-//! - `store` and `upstream` never know one another: `mirror` carries values between them.
+//! - `store`, `upstream` and `git` never know one another: `mirror` carries values between them.
 //! - Only `store` names sled and zstd, only `upstream` reqwest, only `http` actix, only `metrics`
 //!   prometheus. Only `cli` prints. Only `config` reads the environment. Only `mirror::tasks`
 //!   reads the time of day for a decision.
@@ -65,7 +79,8 @@
 //! | a setting | `config/keys.rs` (the table), the owner's `Options`, `packaging/orlop.toml` |
 //! | an endpoint | `http/routes.rs`, a file beside it |
 //! | what an error looks like to cargo | `http/reply.rs`; to an admin: `cli/error.rs` |
-//! | bytes on disk | `store/codec.rs`, `store/journal.rs`: a new version, a fixture, an upgrade test |
+//! | when a commit of the git index is made, and its message | `mirror/generations` |
+//! | bytes on disk | `store/codec.rs`, `store/journal.rs`, `store/generations.rs`, `store/staged.rs`: a new version, a fixture, an upgrade test |
 //! | what is tried again, and when | `upstream/retry.rs`, `upstream/breaker.rs` |
 //! | a metric | `metrics/mod.rs` |
 #![cfg_attr(

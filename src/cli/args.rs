@@ -55,11 +55,15 @@ Examples:
     #[command(after_help = "\
 Examples:
   orlop client-config >> ~/.cargo/config.toml
-  orlop client-config --url http://mirror.lab:8080")]
+  orlop client-config --url http://mirror.lab:8080
+  orlop client-config --git             for the git index")]
     ClientConfig {
         /// The URL that cargo reaches the mirror by.
         #[arg(long, value_name = "URL")]
         url: Option<String>,
+        /// For the git index instead of the sparse one.
+        #[arg(long)]
+        git: bool,
         /// Where the settings come from.
         #[command(flatten)]
         settings: SettingArgs,

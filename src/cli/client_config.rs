@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 
 use super::{Error, tell};
 use crate::config::{Config, Loaded, base_of, parse_public_url};
-use crate::registry::client::client_config;
+use crate::registry::client::{client_config, git_client_config};
 
 /// Prints the configuration for `url`, or for what the settings say. They are read only where no
 /// URL is given.
 pub(super) fn print(
     url: Option<&str>,
+    git: bool,
     load: impl FnOnce() -> Result<Loaded, Error>,
     out: &mut dyn Write,
 ) -> Result<(), Error> {
@@ -18,7 +19,12 @@ pub(super) fn print(
         Some(url) => base_of(&parse_public_url(url).map_err(Error::Url)?),
         None => base_of_settings(&load()?.config)?,
     };
-    out.write_all(client_config(&base).as_bytes())?;
+    let text = if git {
+        git_client_config(&base)
+    } else {
+        client_config(&base)
+    };
+    out.write_all(text.as_bytes())?;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::process::ExitCode;
 
-use crate::{config, http::listen, metrics, mirror, store, upstream};
+use crate::{config, git, http::listen, metrics, mirror, store, upstream};
 
 /// How a run ended. Scripts rely on the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,9 @@ pub enum Error {
     /// The store does not open.
     #[error("could not open the store")]
     Store(#[source] store::Error),
+    /// The repository of the git index does not open, though damage is healed.
+    #[error("could not open the git index")]
+    Git(#[source] git::Error),
     /// The system gives no threads, or one of them failed.
     #[error("could not start the threads of the server")]
     Threads(#[source] io::Error),
@@ -79,6 +82,7 @@ impl Error {
             Error::Output(_)
             | Error::Metrics(_)
             | Error::Store(_)
+            | Error::Git(_)
             | Error::Threads(_)
             | Error::Listen(_)
             | Error::End(_) => Exit::Unavailable,
@@ -98,6 +102,10 @@ impl Error {
             Error::Upstream(_) => {
                 Some("see the table [upstream] in `orlop config show`".to_owned())
             }
+            Error::Git(_) => Some(
+                "let this user read and write there, or set `git.enabled = false` to serve without it"
+                    .to_owned(),
+            ),
             Error::Config(_)
             | Error::Log(_)
             | Error::Output(_)

@@ -48,8 +48,8 @@ pub fn main() -> ExitCode {
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     match &args.command {
         Command::Serve(settings) => serve(&load(settings)?),
-        Command::ClientConfig { url, settings } => {
-            client_config::print(url.as_deref(), || load_and_warn(settings), out)
+        Command::ClientConfig { url, git, settings } => {
+            client_config::print(url.as_deref(), *git, || load_and_warn(settings), out)
         }
         Command::Config(ConfigCommand::Check(settings)) => {
             settings::check(&load_and_warn(settings)?, out)

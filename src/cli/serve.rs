@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::error::Error;
 use super::tell;
 use crate::config::Config;
+use crate::git::Repo;
 use crate::http::Server;
 use crate::metrics::Metrics;
 use crate::mirror::{Clock, Mirror};
@@ -34,8 +35,9 @@ pub(super) fn serve(config: &Config) -> Result<(), Error> {
         Upstream::new(config.upstream(), Arc::clone(&metrics)).map_err(Error::Upstream)?;
     let (store, report) = Store::open(config.store(), clock.now()).map_err(Error::Store)?;
     tell_of_opening(config, &report);
-    let mirror =
-        Mirror::start(config.mirror(), store, upstream, metrics, clock).map_err(Error::Threads)?;
+    let repo = open_git(config)?;
+    let mirror = Mirror::start(config.mirror(), store, upstream, metrics, clock, repo)
+        .map_err(Error::Threads)?;
     let outcome = answer(config, &mirror);
     let ended = mirror.shut_down(JOBS_GRACE).map_err(Error::End);
     outcome.and(ended)
@@ -51,6 +53,22 @@ fn allow_open_files() {
     }
 }
 
+/// Opens the repository of the git index, if it is wanted.
+fn open_git(config: &Config) -> Result<Option<Repo>, Error> {
+    let Some(options) = config.git() else {
+        return Ok(None);
+    };
+    let dir = options.dir.display().to_string();
+    let (repo, report) = Repo::open(options).map_err(Error::Git)?;
+    for what in &report.healed {
+        tracing::warn!("healed the git index at `{dir}`: {what}");
+    }
+    if let Some(why) = &report.set_aside {
+        tracing::error!("the git index at `{dir}` was set aside and is made again: {why}");
+    }
+    Ok(Some(repo))
+}
+
 fn answer(config: &Config, mirror: &Mirror) -> Result<(), Error> {
     let server =
         Server::bind(config.http(), config.listen(), mirror.clone()).map_err(Error::Listen)?;
@@ -62,6 +80,7 @@ fn answer(config: &Config, mirror: &Mirror) -> Result<(), Error> {
         let mut terminate = signal(SignalKind::terminate()).map_err(Error::Threads)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Threads)?;
         let addresses = server.addresses();
+        mirror.set_public_base(git_base(config, &addresses));
         let (serving, stop) = server.run();
         let mut serving = tokio::spawn(serving);
         announce(config, &addresses)?;
@@ -115,6 +134,16 @@ fn print_addresses(addresses: &[SocketAddr]) -> io::Result<()> {
     out.flush()
 }
 
+/// The base that the git index names: a repository cannot follow the host of a request. Where
+/// nobody set one it is known only while this machine alone is served.
+fn git_base(config: &Config, addresses: &[SocketAddr]) -> Option<String> {
+    config.public_base().or_else(|| {
+        let first = addresses.first()?;
+        let is_local = addresses.iter().all(|address| address.ip().is_loopback());
+        is_local.then(|| local_base(*first))
+    })
+}
+
 /// How this machine reaches what listens at `address`.
 fn local_base(address: SocketAddr) -> String {
     match address {
@@ -133,7 +162,7 @@ fn tell_of_opening(config: &Config, report: &OpenReport) {
         tracing::error!(
             names = report.rebuilt_names,
             "the index database of the store at `{dir}` did not open ({why}); it was set aside and rebuilt from the \
-             journal and the crate files. Index entries are fetched again as they are asked for"
+             journal and the crate files. Index entries come back from the git index, and are fetched again where it has none"
         );
     }
     if report.journal_skipped_bytes > 0 {

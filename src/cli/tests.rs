@@ -20,6 +20,7 @@ fn every_command_of_the_surface_reads() {
          --public-url p --mode offline",
         "client-config",
         "client-config --url http://host",
+        "client-config --git",
         "config check --config f",
         "config show",
         "config show --json --mode strict",
@@ -126,9 +127,11 @@ fn config_show_as_json_has_the_same_facts() {
 
 #[test]
 fn client_config_takes_its_url_from_the_flag_or_the_settings() {
-    let from = |url: Option<&str>, flags: Flags| {
-        printed(|out| client_config::print(url, || load(flags, &[]).map_err(Error::Config), out))
+    let print = |url: Option<&str>, git: bool, flags: Flags| {
+        let load = || load(flags, &[]).map_err(Error::Config);
+        printed(|out| client_config::print(url, git, load, out))
     };
+    let from = |url, flags| print(url, false, flags);
     let public = Flags {
         public_url: Some("https://lab/sub/".to_owned()),
         ..Flags::default()
@@ -136,7 +139,9 @@ fn client_config_takes_its_url_from_the_flag_or_the_settings() {
     let index = |base: &str| format!("index = \"sparse+{base}/index/\"\n");
     assert!(from(None, Flags::default()).contains(&index("http://127.0.0.1:8080")));
     assert!(from(None, public.clone()).contains(&index("https://lab/sub")));
-    assert!(from(Some("http://given:1/"), public).contains(&index("http://given:1")));
+    assert!(from(Some("http://given:1/"), public.clone()).contains(&index("http://given:1")));
+    let git = "index = \"https://lab/sub/git/index\"\n";
+    assert!(print(None, true, public).contains(git));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::Config;
 use super::base_of;
 use super::error::{Error, Refusal};
-use crate::policy::Mode;
+use crate::{policy::Mode, upstream::GitIndex};
 
 /// Values that cannot both stand.
 pub(super) fn contradictions(config: &Config, errors: &mut Vec<Error>) {
@@ -16,6 +16,19 @@ pub(super) fn contradictions(config: &Config, errors: &mut Vec<Error>) {
             why: Refusal::new(
                 "the upstream is this server's own public URL, so it would ask itself",
                 "set `upstream.url` to the registry that is to be mirrored",
+            ),
+        });
+    }
+    if let (Some(public), Some(GitIndex::Url(git))) =
+        (config.public_base(), &config.upstream.git_index)
+        && is_below(&git.to_string(), &public)
+    {
+        errors.push(Error::Contradiction {
+            key: "upstream.git_index",
+            other: "public_url",
+            why: Refusal::new(
+                "the upstream is this server's own public URL, so it would follow itself",
+                "set `upstream.git_index` to the registry that is to be mirrored",
             ),
         });
     }
@@ -44,6 +57,13 @@ pub(super) fn oddities(config: &Config, warnings: &mut Vec<String>) {
         warnings.push(
             "`listen.trusted_proxies` holds every address, so any client can choose the URLs \
              that others are sent to"
+                .to_owned(),
+        );
+    }
+    if upstream.git_index.is_some() && upstream.git_every > config.index.fresh_for {
+        warnings.push(
+            "`upstream.git_every` is longer than `index.fresh_for`, so entries are looked for when \
+             they are asked for"
                 .to_owned(),
         );
     }

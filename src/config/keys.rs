@@ -242,6 +242,29 @@ pub static KEYS: &[Key] = &[
         place: Place::IndexUrl(|c| &mut c.upstream.url),
     },
     Key {
+        path: "upstream.git_index",
+        doc: "A git repository with the registry's index, by the URL (http, https, file) or path \
+              where it is. It is followed in the stead of the sparse index, which is then never \
+              asked for entries, so this mirror knows every name. Crates come from where its \
+              config.json says, or, if upstream.url names another registry than crates.io, from \
+              where that one says.",
+        reason: "Unset, the sparse index is asked, which costs nothing before somebody wants a \
+                 crate.",
+        preset: Preset::Unset {
+            example: "https://git.lab.example/index.git",
+        },
+        place: Place::GitIndex(|c| &mut c.upstream.git_index),
+    },
+    Key {
+        path: "upstream.git_every",
+        doc: "How often the git index is looked at, a tenth more or less by chance. A name or \
+              version that is not known yet is looked for at once.",
+        reason: "Asking costs the upstream one small answer, and index.fresh_for forgives some \
+                 that fail.",
+        preset: Preset::Fixed("1m"),
+        place: Place::Duration(|c| &mut c.upstream.git_every, (Duration::from_secs(1), DAY)),
+    },
+    Key {
         path: "upstream.connect_timeout",
         doc: "How long a connection to the upstream may take to open.",
         reason: "A lost first packet is sent again after 1 s and after 3 s; five seconds leave \
@@ -397,6 +420,28 @@ pub static KEYS: &[Key] = &[
         reason: "A full disk harms every program on it, this store first.",
         preset: Preset::Fixed("1GiB"),
         place: Place::Size(|c| &mut c.store.reserve_bytes, (0, 1024 * TIB)),
+    },
+    Key {
+        path: "git.enabled",
+        doc: "Whether the index is kept as a git repository too, for clients that use one: in the \
+              folder git/index of the store, one commit for each burst of changes.",
+        reason: "It doubles as the copy from which a broken index database gets its files back.",
+        preset: Preset::Fixed("true"),
+        place: Place::Switch(|c| &mut c.git.enabled),
+    },
+    Key {
+        path: "git.quiet_for",
+        doc: "How long nothing changes in the index before the changes become a commit.",
+        reason: "A build asks for its crates without longer pauses, and becomes one commit.",
+        preset: Preset::Fixed("5s"),
+        place: Place::Duration(|c| &mut c.git.quiet_for, (TICK, HOUR)),
+    },
+    Key {
+        path: "git.cut_within",
+        doc: "The longest that a change waits for its commit while others keep coming.",
+        reason: "Who waits for a change in the git index waits a minute at most.",
+        preset: Preset::Fixed("1m"),
+        place: Place::Duration(|c| &mut c.git.cut_within, (TICK, DAY)),
     },
     Key {
         path: "http.hot_cache",

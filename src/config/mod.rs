@@ -31,10 +31,10 @@ use file::Found;
 use value::Raw;
 
 use crate::{
-    http, mirror,
+    git, http, mirror,
     policy::{self, Mode},
     store,
-    upstream::{self, SecretUrl},
+    upstream::{self, GitIndex, SecretUrl},
 };
 
 /// Where the configuration is looked for when nobody names a file.
@@ -58,6 +58,8 @@ pub struct Config {
     pub index: IndexConfig,
     /// The table `[store]`.
     pub store: StoreConfig,
+    /// The table `[git]`.
+    pub git: GitConfig,
     /// The table `[http]`.
     pub http: HttpConfig,
     /// The table `[log]`.
@@ -102,6 +104,10 @@ pub struct ListenConfig {
 pub struct UpstreamConfig {
     /// The base of the sparse index: http(s), no `sparse+` before it, a slash at its end.
     pub url: Url,
+    /// The git index that is followed in the stead of the sparse one.
+    pub git_index: Option<GitIndex>,
+    /// How often the git index is looked at.
+    pub git_every: Duration,
     /// How long a connection may take to open.
     pub connect_timeout: Duration,
     /// How long no byte may come.
@@ -150,6 +156,17 @@ pub struct StoreConfig {
     pub cache_bytes: u64,
     /// Room on the disk that is left free, or 5 % of the disk if that is less.
     pub reserve_bytes: u64,
+}
+
+/// The table `[git]`: the index as a git repository.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GitConfig {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// How long nothing changes before a commit.
+    pub quiet_for: Duration,
+    /// The longest that a change waits for its commit.
+    pub cut_within: Duration,
 }
 
 /// The table `[http]`.
@@ -387,6 +404,7 @@ impl Config {
             upstream: UpstreamConfig::blank(keys::default_upstream()?),
             index: IndexConfig::default(),
             store: StoreConfig::default(),
+            git: GitConfig::default(),
             http: HttpConfig::default(),
             log: LogConfig::default(),
         })
@@ -397,6 +415,8 @@ impl UpstreamConfig {
     fn blank(url: Url) -> UpstreamConfig {
         UpstreamConfig {
             url,
+            git_index: None,
+            git_every: Duration::ZERO,
             connect_timeout: Duration::ZERO,
             stall_timeout: Duration::ZERO,
             deadline: Duration::ZERO,
@@ -431,11 +451,20 @@ impl Config {
         }
     }
 
+    /// What the repository of the git index is given; `None`: it is switched off.
+    pub fn git(&self) -> Option<git::Options> {
+        self.git.enabled.then(|| git::Options {
+            dir: self.data.join("git").join("index"),
+        })
+    }
+
     /// What the client of the registry is given.
     pub fn upstream(&self) -> upstream::Options {
         let given = &self.upstream;
         upstream::Options {
             index_url: given.url.clone().into(),
+            git_index: given.git_index.clone(),
+            given_config: self.config_from_git(),
             connect_timeout: given.connect_timeout,
             stall_timeout: given.stall_timeout,
             deadline: given.deadline,
@@ -453,6 +482,13 @@ impl Config {
         }
     }
 
+    /// Whether the git index says where crates are: unless `upstream.url` names a registry of its
+    /// own, which then does.
+    fn config_from_git(&self) -> bool {
+        let is_default = keys::default_upstream().is_ok_and(|url| url == self.upstream.url);
+        self.upstream.git_index.is_some() && is_default
+    }
+
     /// What the mirror is given.
     pub fn mirror(&self) -> mirror::Options {
         mirror::Options {
@@ -462,6 +498,19 @@ impl Config {
                 negative_for: self.index.negative_for,
             },
             patience: self.index.patience,
+            generations: mirror::GenerationOptions {
+                quiet_for: self.git.quiet_for,
+                cut_within: self.git.cut_within,
+            },
+            follow: self
+                .upstream
+                .git_index
+                .is_some()
+                .then(|| mirror::FollowOptions {
+                    dir: self.data.join("git").join("upstream"),
+                    every: self.upstream.git_every,
+                    most_file_bytes: self.upstream.max_index_bytes,
+                }),
             ..mirror::Options::default()
         }
     }

@@ -377,7 +377,9 @@ fn tables_stay_together_and_every_key_has_its_words() {
     tables.dedup();
     assert_eq!(
         tables,
-        ["", "listen", "upstream", "index", "store", "http", "log"]
+        [
+            "", "listen", "upstream", "index", "store", "git", "http", "log"
+        ]
     );
     for key in KEYS {
         assert!(
@@ -428,4 +430,48 @@ fn the_sample_file_is_a_configuration_as_it_stands_and_with_every_key_switched_o
             .iter()
             .all(|s| matches!(s.origin, Origin::File { .. }))
     );
+}
+
+#[test]
+fn a_git_index_is_a_path_or_a_url_and_shows_no_password() {
+    let check = |text: &str, shown: Option<&str>| {
+        let (_folder, sources) = with_file(&format!("[upstream]\ngit_index = {text:?}\n"));
+        let found = load(&sources);
+        let found = found.map(|loaded| {
+            let setting = loaded
+                .settings
+                .iter()
+                .find(|s| s.key.path == "upstream.git_index");
+            setting.expect("it is a key").value.clone()
+        });
+        match (found, shown) {
+            (Ok(value), Some(shown)) => assert_eq!(value, shown, "{text}"),
+            (Err(errors), None) => {
+                let told = format!("{errors:?}");
+                assert!(!told.contains("hunter2"), "{text}: {told}");
+            }
+            (found, _) => panic!("{text}: {found:?}"),
+        }
+    };
+    check("/srv/index", Some("/srv/index"));
+    check("index", Some("index"));
+    check("./odd:name/index", Some("./odd:name/index"));
+    check("file:///srv/index", Some("/srv/index"));
+    check("file://localhost/srv/index", Some("/srv/index"));
+    check("https://h.test/index.git", Some("https://h.test/index.git"));
+    check(
+        "registry+https://h.test/index",
+        Some("https://h.test/index"),
+    );
+    check("http://u:hunter2@h.test/i", Some("http://***@h.test/i"));
+    for bad in [
+        "git@h.test:index",
+        "ssh://u:hunter2@h.test/index",
+        "git://h.test/index",
+        "file://elsewhere/index",
+        "https://u:hunter2@h.test/index?x",
+        "https://",
+    ] {
+        check(bad, None);
+    }
 }

@@ -14,7 +14,10 @@ use url::Url;
 use super::error::Refusal;
 use super::suggest;
 use super::{Config, LogFormat};
-use crate::{policy::Mode, upstream::SecretUrl};
+use crate::{
+    policy::Mode,
+    upstream::{GitIndex, SecretUrl},
+};
 
 /// A value as its source wrote it.
 #[derive(Debug, Clone)]
@@ -44,6 +47,7 @@ pub(super) enum Place {
     IndexUrl(At<Url>),
     PublicUrl(At<Option<Url>>),
     Proxy(At<Option<SecretUrl>>),
+    GitIndex(At<Option<GitIndex>>),
     Addresses(At<Vec<SocketAddr>>),
     Networks(At<Vec<IpNet>>),
     Mode(At<Mode>),
@@ -85,6 +89,9 @@ impl Place {
             Place::IndexUrl(at) => put(at(config), index_url(raw)?, show_url),
             Place::PublicUrl(at) => put_optional(at(config), raw, public_url, show_url),
             Place::Proxy(at) => put_optional(at(config), raw, proxy, |url| json!(url.to_string())),
+            Place::GitIndex(at) => {
+                put_optional(at(config), raw, git_index, |place| json!(place.to_string()))
+            }
             Place::Addresses(at) => put(at(config), addresses(raw)?, show_list),
             Place::Networks(at) => put(at(config), networks(raw)?, show_list),
             Place::Mode(at) => put(at(config), one_of(raw, Mode::ALL, Mode::as_str)?, |mode| {
@@ -407,6 +414,42 @@ fn path(raw: &Raw) -> Read<PathBuf> {
         ));
     }
     Ok(path)
+}
+
+fn git_index(raw: &Raw) -> Read<GitIndex> {
+    const WANTED: &str = "a URL such as \"https://git.lab.example/index.git\" or the path of a \
+                          repository on this machine";
+    let refusal = |why: &str| Refusal::new(why, format!("write {WANTED}"));
+    let text = raw.text(WANTED)?.trim();
+    let text = text.strip_prefix("registry+").unwrap_or(text);
+    let Some((scheme, rest)) = text.split_once("://") else {
+        let before_colon = text.split_once(':').map(|(host, _path)| host);
+        // As git tells `host:path` from a path; a colon further on is part of the path.
+        if before_colon.is_some_and(|host| !host.contains('/')) {
+            return Err(refusal("it is of ssh, which orlop does not speak"));
+        }
+        return Ok(GitIndex::Path(PathBuf::from(text)));
+    };
+    if scheme == "file" {
+        return match rest.strip_prefix("localhost").unwrap_or(rest) {
+            path if path.starts_with('/') => Ok(GitIndex::Path(PathBuf::from(path))),
+            _ => Err(refusal("a URL of file:// has an absolute path")),
+        };
+    }
+    // Never shows the text or the parser's word on it: it may hold a password.
+    let url = Url::parse(text).ok();
+    let url = url.ok_or_else(|| refusal("it is no URL"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(refusal(
+            "it does not begin with http://, https:// or file://",
+        ));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(refusal(
+            "it has a query or a fragment, which no repository has",
+        ));
+    }
+    Ok(GitIndex::Url(url.into()))
 }
 
 #[expect(

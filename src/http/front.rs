@@ -182,6 +182,7 @@ fn endpoint(path: &str) -> Endpoint {
             Endpoint::Download
         }
         _ if path.starts_with("/static/") => Endpoint::Status,
+        _ if path.starts_with("/git/") => Endpoint::Git,
         _ => Endpoint::Other,
     }
 }

@@ -9,6 +9,7 @@ mod base;
 mod cache;
 mod download;
 mod front;
+mod git;
 pub mod listen;
 mod range;
 mod reply;
@@ -67,6 +68,7 @@ pub(crate) struct State {
     pub(crate) cache: ReadyCache,
     pub(crate) bases: Bases,
     pub(crate) listen: Arc<listen::Stats>,
+    pub(crate) git: git::Places,
     /// The path of the public URL, which a proxy may or may not take off; empty for none.
     prefix: String,
     draining: AtomicBool,
@@ -146,6 +148,7 @@ impl Server {
                 trusted_proxies: options.trusted_proxies,
             },
             listen: Arc::new(listen::Stats::default()),
+            git: git::Places::default(),
             prefix,
             draining: AtomicBool::new(false),
         };

@@ -32,9 +32,11 @@ fn status(error: &mirror::Error) -> StatusCode {
             StatusCode::BAD_GATEWAY
         }
         mirror::Error::Upstream { .. }
+        | mirror::Error::Follow { .. }
         | mirror::Error::Slow { .. }
         | mirror::Error::Busy { .. }
         | mirror::Error::Lost { .. }
+        | mirror::Error::LostEntry { .. }
         | mirror::Error::Store { .. }
         | mirror::Error::Unreadable { .. } => StatusCode::SERVICE_UNAVAILABLE,
     }

@@ -2,7 +2,7 @@
 
 use actix_web::{guard, web};
 
-use super::{api, download, sparse, status};
+use super::{api, download, git, sparse, status};
 
 pub(crate) fn routes(config: &mut web::ServiceConfig) {
     let read = || guard::Any(guard::Get()).or(guard::Head());
@@ -28,6 +28,20 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
                 .guard(read())
                 .to(api::search),
         )
+        // Used by git, and by what cargo has of git inside.
+        .service(
+            web::resource("/git/index/info/refs")
+                .guard(read())
+                .to(git::info_refs),
+        )
+        .service(
+            web::resource("/git/index/git-upload-pack")
+                .guard(guard::Post())
+                .to(git::upload_pack),
+        )
+        .service(web::resource("/git/index/git-receive-pack").to(git::refuse_push))
+        .service(web::resource("/git/index/{path:.*}").to(git::refuse_files))
+        .service(web::resource("/git/{path:.*}").to(git::elsewhere))
         // Used by cargo, and refused: this is a mirror.
         .service(web::resource("/api/v1/{path:.*}").to(api::refuse))
         // Used by people.

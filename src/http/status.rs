@@ -12,7 +12,7 @@ use askama::Template;
 use super::{State, path_of, reply};
 use crate::{
     metrics::{Arrival, Gauges},
-    mirror::{Activity, Status},
+    mirror::{Activity, GitState, GitStatus, Status},
     policy::freshness::Mode,
     registry::client::client_config,
     upstream::{BreakerState, HostHealth},
@@ -20,6 +20,9 @@ use crate::{
 
 /// How many events the page shows.
 const SHOWN_EVENTS: usize = 25;
+
+/// How much of a commit's id the page shows; enough to tell it from all others of an index.
+const SHOWN_ID_CHARACTERS: usize = 12;
 
 /// Nothing on the page comes from elsewhere, and nothing may be put into it from elsewhere.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -33,6 +36,9 @@ struct Page {
     verdict: Verdict,
     upstream: Vec<(&'static str, String)>,
     held: Vec<(&'static str, String)>,
+    git: Vec<(&'static str, String)>,
+    /// The URL of the git index; empty: it is not served.
+    git_url: String,
     events: Vec<ShownEvent>,
     client_config: String,
     version: &'static str,
@@ -68,6 +74,8 @@ pub(crate) async fn page(request: HttpRequest, state: web::Data<State>) -> HttpR
         verdict: verdict(&status),
         upstream: upstream_facts(&status),
         held: held_facts(&status),
+        git: status.git.as_ref().map(git_facts).unwrap_or_default(),
+        git_url: status.git.as_ref().map(git_url).unwrap_or_default(),
         events: status.recent.iter().map(shown).collect(),
         client_config: client_config(&base),
         version: env!("CARGO_PKG_VERSION"),
@@ -111,6 +119,7 @@ pub(crate) async fn asset(file: web::Path<String>) -> HttpResponse {
 pub(crate) async fn metrics(state: web::Data<State>) -> HttpResponse {
     let status = state.mirror.status(0);
     let listen = &state.listen;
+    let git = status.git.as_ref();
     let gauges = Gauges {
         connections_open: listen.open() as u64,
         connections: vec![
@@ -125,7 +134,14 @@ pub(crate) async fn metrics(state: web::Data<State>) -> HttpResponse {
         blob_bytes: status.totals.blob_bytes,
         free_bytes: status.totals.free_bytes,
         writable: status.totals.writable,
+        generation: git
+            .and_then(|git| git.head)
+            .map_or(0, |head| head.generation),
+        generation_staged: git.map_or(0, |git| git.staged),
+        git_repository_bytes: git.map_or(0, |git| git.size_bytes),
         hot_bytes: state.cache.bytes(),
+        followed_at: followed_at(&status)
+            .and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok()),
         uptime: status.uptime,
     };
     HttpResponse::Ok()
@@ -159,6 +175,11 @@ fn verdict(status: &Status) -> Verdict {
         attention.push(format!(
             "{} damaged records were found since the start and are fetched again.",
             status.totals.damaged
+        ));
+    }
+    if let Some(why) = status.git.as_ref().and_then(|git| git.failing.as_ref()) {
+        attention.push(format!(
+            "The git index cannot follow and is tried again: {why}."
         ));
     }
     let hosts = [
@@ -217,7 +238,33 @@ fn mode_in_trouble(mode: Mode) -> &'static str {
     }
 }
 
+fn followed_at(status: &Status) -> Option<SystemTime> {
+    status.follow.as_ref()?.followed_at
+}
+
+/// How far the git index of upstream was followed, where it is.
+fn follow_facts(status: &Status) -> Option<(&'static str, String)> {
+    let follow = status.follow.as_ref()?;
+    let Some((commit, at)) = follow.commit.as_deref().zip(follow.followed_at) else {
+        return Some(("Followed", "not yet".to_owned()));
+    };
+    let age = status.now.duration_since(at).unwrap_or_default();
+    let commit = commit.get(..SHOWN_ID_CHARACTERS).unwrap_or(commit);
+    let changed = follow.changed;
+    let text = format!(
+        "commit {commit}, {} ago; {changed} names changed since the start",
+        seconds(age)
+    );
+    Some(("Followed", text))
+}
+
 fn upstream_facts(status: &Status) -> Vec<(&'static str, String)> {
+    let mut facts = registry_facts(status);
+    facts.extend(follow_facts(status));
+    facts
+}
+
+fn registry_facts(status: &Status) -> Vec<(&'static str, String)> {
     vec![
         ("Registry", status.upstream_url.clone()),
         ("Mode", status.mode.to_string()),
@@ -278,11 +325,46 @@ fn held_facts(status: &Status) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn shown(event: &Activity) -> ShownEvent {
-    let at = event.at.max(SystemTime::UNIX_EPOCH);
+fn git_facts(git: &GitStatus) -> Vec<(&'static str, String)> {
+    let head = match (git.head, git.state) {
+        (_, GitState::BeingMade) => "being made again".to_owned(),
+        (Some(head), _) => {
+            let id = head.id.to_string();
+            id.get(..SHOWN_ID_CHARACTERS).unwrap_or(&id).to_owned()
+        }
+        (None, GitState::NoBase) => "none: set `public_url`".to_owned(),
+        (None, _) => "none yet".to_owned(),
+    };
+    let generation = git.head.map_or(0, |head| head.generation);
+    let cut = git
+        .cut
+        .map_or_else(|| "not yet".to_owned(), |at| time(at).0);
+    vec![
+        ("Head", head),
+        ("Generation", generation.to_string()),
+        ("Cut at (UTC)", cut),
+        ("Repository", size(git.size_bytes)),
+        ("Names waiting for the next", git.staged.to_string()),
+    ]
+}
+
+fn git_url(git: &GitStatus) -> String {
+    let base = git.base.as_ref();
+    base.map(|base| format!("{base}/git/index"))
+        .unwrap_or_default()
+}
+
+/// A time for people, and for machines.
+fn time(at: SystemTime) -> (String, String) {
+    let at = at.max(SystemTime::UNIX_EPOCH);
     let at = humantime::format_rfc3339_seconds(at).to_string();
+    (at.replace('T', " ").replace('Z', ""), at)
+}
+
+fn shown(event: &Activity) -> ShownEvent {
+    let (when, at) = time(event.at);
     ShownEvent {
-        when: at.replace('T', " ").replace('Z', ""),
+        when,
         at,
         what: event.what.split('`').map(str::to_owned).collect(),
     }

@@ -29,6 +29,12 @@ pub enum Error {
         /// The crate or release asked for.
         what: String,
     },
+    /// The mirror is offline, and what it held of the entry was lost.
+    #[error("the index entry of `{name}` was damaged, and no upstream is asked for it")]
+    LostEntry {
+        /// The crate asked for.
+        name: CrateName,
+    },
     /// Upstream could not be asked, or answered with trouble, and nothing is held that may be served.
     #[error("could not get {what} from upstream")]
     Upstream {
@@ -37,6 +43,15 @@ pub enum Error {
         /// What upstream did.
         #[source]
         source: upstream::Error,
+    },
+    /// Upstream's git index could not be followed, and nothing is held that may be served.
+    #[error("could not follow {what}")]
+    Follow {
+        /// Which index.
+        what: String,
+        /// Why not.
+        #[source]
+        source: Arc<crate::git::Error>,
     },
     /// Upstream's index lists a file that upstream then does not have.
     #[error("upstream lists {release} in its index but does not have its file")]
@@ -101,6 +116,13 @@ impl Error {
         }
     }
 
+    pub(super) fn follow(what: &impl ToString, source: crate::git::Error) -> Error {
+        Error::Follow {
+            what: what.to_string(),
+            source: Arc::new(source),
+        }
+    }
+
     pub(super) fn mismatch(release: &Release, found: store::Mismatch) -> Error {
         Error::Mismatch {
             release: release.clone(),
@@ -136,8 +158,11 @@ impl Error {
             Error::Upstream { source, .. } => {
                 Some(source.retry_after().unwrap_or(DEFAULT_RETRY_AFTER))
             }
-            Error::Store { .. } | Error::Unreadable { .. } => Some(STORE_RETRY_AFTER),
-            Error::MissingUpstream { .. }
+            Error::Store { .. } | Error::Unreadable { .. } | Error::LostEntry { .. } => {
+                Some(STORE_RETRY_AFTER)
+            }
+            Error::Follow { .. }
+            | Error::MissingUpstream { .. }
             | Error::Mismatch { .. }
             | Error::Slow { .. }
             | Error::Busy { .. }
@@ -152,7 +177,11 @@ impl Error {
             Error::NotHeld { .. } => {
                 Some("fetch it on a mirror with internet first, or set `mode = \"fallback\"`")
             }
+            Error::LostEntry { .. } => {
+                Some("set `mode = \"fallback\"` once, so that the mirror fetches it again")
+            }
             Error::Upstream { .. }
+            | Error::Follow { .. }
             | Error::Slow { .. }
             | Error::Busy { .. }
             | Error::Lost { .. } => Some(

@@ -180,9 +180,13 @@ impl Mirror {
         }
         let listed = inner.listed(release)?.filter(|facts| !facts.removed);
         listed.ok_or_else(|| {
-            inner
-                .absent_releases
-                .insert(release.clone(), inner.clock.now());
+            // An index that is followed is looked at for all releases at once, and that has its
+            // own pause.
+            if inner.follow.is_none() {
+                inner
+                    .absent_releases
+                    .insert(release.clone(), inner.clock.now());
+            }
             Error::UnknownVersion {
                 release: release.clone(),
             }
@@ -317,7 +321,7 @@ impl Inner {
     }
 
     /// Remembers something for the status page.
-    fn note(&self, what: String) {
+    pub(super) fn note(&self, what: String) {
         self.activities.note(self.clock.now(), what);
     }
 
@@ -688,7 +692,7 @@ mod tests {
         let upstream = upstream::Upstream::new(upstream, Arc::clone(&metrics)).expect("a client");
         let options = super::super::Options::default();
         let mirror =
-            Mirror::start(options, store, upstream, metrics, clock).expect("threads start");
+            Mirror::start(options, store, upstream, metrics, clock, None).expect("threads start");
         mirror.inner.sound.insert(checksum, 4);
         let Boarding::Lead(leader, _) = mirror.inner.fetches.board(&checksum, Progress::default)
         else {

@@ -47,8 +47,8 @@ impl Mirror {
     /// Cancel safe: the request to upstream runs on a task of its own and serves the next who asks.
     ///
     /// # Errors
-    /// [`Error::UnknownCrate`] where upstream says so, [`Error::NotHeld`] in mode `offline`, and
-    /// [`Error::Upstream`], [`Error::Slow`] or [`Error::Busy`] where upstream is in trouble and
+    /// [`Error::UnknownCrate`] where upstream says so, [`Error::NotHeld`] and [`Error::LostEntry`]
+    /// in mode `offline`, and [`Error::Upstream`], [`Error::Slow`] or [`Error::Busy`] where upstream is in trouble and
     /// nothing is held that the mode lets us serve.
     pub async fn index_entry(&self, name: &CrateName) -> Result<IndexEntry, Error> {
         let entry = self.index_entry_uncounted(name).await;
@@ -68,6 +68,9 @@ impl Mirror {
         let held = inner.held(name)?;
         match (inner.decide(name, held.as_ref()), held) {
             (Decision::Serve { still }, Some(facts)) => Ok(fresh(facts, still, CacheResult::Hit)),
+            (Decision::Absent { .. } | Decision::Unknown, None) if inner.has_lost(name)? => {
+                Err(Error::LostEntry { name: name.clone() })
+            }
             (Decision::Serve { .. } | Decision::Absent { .. }, _) => {
                 Err(Error::UnknownCrate { name: name.clone() })
             }
@@ -95,7 +98,7 @@ impl Mirror {
             Ok(Refreshed::Present(result)) => return inner.refreshed(name, result),
             Err(error) => error,
         };
-        let held = fallback.as_ref().map(as_held);
+        let held = fallback.as_ref().map(|facts| inner.known(facts));
         match (
             freshness::after_failure(inner.options.mode, held, inner.clock.now()),
             fallback,
@@ -119,6 +122,16 @@ impl Mirror {
         name: &CrateName,
         patience: Duration,
     ) -> Result<Refreshed, Error> {
+        if let Some(follow) = &self.inner.follow {
+            self.follow_lately(follow, patience).await?;
+            if self.inner.held(name)?.is_none() {
+                self.take_from_tree(follow, name, patience).await?;
+            }
+            return Ok(match self.inner.held(name)? {
+                Some(_) => Refreshed::Present(CacheResult::Revalidated),
+                None => Refreshed::Absent,
+            });
+        }
         let watch = match self.inner.refreshes.board(name, || None) {
             Boarding::Joined(watch) => watch,
             Boarding::Lead(leader, watch) => {
@@ -147,13 +160,21 @@ impl Inner {
         Ok(facts.filter(|facts| facts.has_snapshot))
     }
 
+    /// Whether there once was an entry of which only the record is left, and nobody may be asked:
+    /// a 404 would tell cargo that there is no such crate.
+    fn has_lost(&self, name: &CrateName) -> Result<bool, Error> {
+        if self.options.mode.asks() {
+            return Ok(false);
+        }
+        let facts = self.store.entry(name);
+        let facts = facts.map_err(|error| Error::store(&what(name), error))?;
+        Ok(facts.is_some_and(|facts| !facts.has_snapshot))
+    }
+
     pub(super) fn decide(&self, name: &CrateName, held: Option<&EntryFacts>) -> Decision {
         let known = match held {
-            Some(facts) => Some(as_held(facts)),
-            None => self.absent.get(name).map(|checked| Held {
-                checked,
-                gone: true,
-            }),
+            Some(facts) => Some(self.known(facts)),
+            None => self.known_absence(name),
         };
         freshness::decide(
             self.options.mode,
@@ -162,6 +183,30 @@ impl Inner {
             &self.options.freshness,
             name,
         )
+    }
+
+    /// A name that turned 404 upstream has bytes to serve here, so it is not `gone` to the policy.
+    /// An index that is followed is checked as a whole.
+    fn known(&self, facts: &EntryFacts) -> Held {
+        let followed = self.follow.as_ref().and_then(|follow| follow.followed_at());
+        Held {
+            checked: followed.map_or(facts.checked, |at| at.max(facts.checked)),
+            gone: false,
+        }
+    }
+
+    /// What is known of a name that is not held. Where the index is followed, every name of the
+    /// upstream is; one that is asked for all the same is looked for, unless nobody may be asked.
+    fn known_absence(&self, name: &CrateName) -> Option<Held> {
+        let checked = match &self.follow {
+            Some(follow) if !self.options.mode.asks() => follow.followed_at(),
+            Some(_) => None,
+            None => self.absent.get(name),
+        };
+        checked.map(|checked| Held {
+            checked,
+            gone: true,
+        })
     }
 
     /// The entry that upstream has just confirmed or sent.
@@ -280,14 +325,6 @@ impl Inner {
             tracing::info!(krate.name = %name, "{event}");
         }
         Ok(())
-    }
-}
-
-/// A name that turned 404 upstream has bytes to serve here, so it is not `gone` to the policy.
-fn as_held(facts: &EntryFacts) -> Held {
-    Held {
-        checked: facts.checked,
-        gone: false,
     }
 }
 

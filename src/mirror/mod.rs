@@ -13,6 +13,8 @@ mod activity;
 mod error;
 mod fetch;
 mod flight;
+mod follow;
+mod generations;
 mod index;
 mod tasks;
 
@@ -24,13 +26,17 @@ use std::{
 pub use activity::Activity;
 pub use error::Error;
 pub use fetch::{CrateFile, Follower};
+pub use follow::{Options as FollowOptions, Status as FollowStatus};
+pub use generations::{GitState, GitStatus, Options as GenerationOptions};
 pub use index::IndexEntry;
 pub use tasks::Clock;
 
 use self::{
-    activity::Activities, fetch::Progress, flight::Flights, index::Refreshed, tasks::Tasks,
+    activity::Activities, fetch::Progress, flight::Flights, generations::Generations,
+    index::Refreshed, tasks::Tasks,
 };
 use crate::{
+    git,
     metrics::Metrics,
     policy::freshness::{self, Mode},
     registry::{Checksum, CrateName, Release},
@@ -54,6 +60,10 @@ pub struct Options {
     /// How long a failure answers those who ask for the same thing again: longer than a herd
     /// takes to arrive, shorter than cargo's first retry.
     pub remember_failure: Duration,
+    /// When generations of the git index are cut.
+    pub generations: GenerationOptions,
+    /// How the upstream's git index is followed, where it has one.
+    pub follow: Option<FollowOptions>,
 }
 
 impl Default for Options {
@@ -64,6 +74,8 @@ impl Default for Options {
             patience: Duration::from_secs(4),
             answer_within: Duration::from_secs(25),
             remember_failure: Duration::from_secs(1),
+            generations: GenerationOptions::default(),
+            follow: None,
         }
     }
 }
@@ -112,6 +124,10 @@ struct Inner {
     /// Sound files that were opened a moment ago.
     open: quick_cache::sync::Cache<Checksum, (Blob, Instant)>,
     activities: Activities,
+    /// `None`: the git index is switched off.
+    generations: Option<Arc<Generations>>,
+    /// `None`: the index is asked for entry by entry.
+    follow: Option<Arc<follow::Follow>>,
     tasks: parking_lot::RwLock<Tasks>,
 }
 
@@ -124,6 +140,8 @@ pub struct Status {
     pub upstream: upstream::Health,
     /// What upstream's index is, without credentials.
     pub upstream_url: String,
+    /// How upstream's git index is followed. `None`: it is not.
+    pub follow: Option<FollowStatus>,
     /// The mode.
     pub mode: Mode,
     /// Crates being fetched now.
@@ -132,6 +150,8 @@ pub struct Status {
     pub refreshing: usize,
     /// What happened of late, the newest first.
     pub recent: Vec<Activity>,
+    /// The git index; `None`: it is switched off.
+    pub git: Option<GitStatus>,
     /// The time of day.
     pub now: SystemTime,
     /// Time since the start.
@@ -139,17 +159,28 @@ pub struct Status {
 }
 
 impl Mirror {
-    /// Starts the mirror over an open store: its runtime, and the loops that keep it tidy.
+    /// Starts the mirror over an open store: its runtime, and the loops that keep it tidy. `repo`:
+    /// the repository of the git index, `None` switches that off. Index files that the store lost
+    /// are back on return, if the repository has them.
     ///
     /// # Errors
-    /// Where the operating system gives no threads.
+    /// Where the operating system gives no threads, and where the repository of a git index that
+    /// is followed cannot be made.
     pub fn start(
         options: Options,
         store: Store,
         upstream: Upstream,
         metrics: Arc<Metrics>,
         clock: Clock,
+        repo: Option<git::Repo>,
     ) -> std::io::Result<Mirror> {
+        let cutting = options.generations.clone();
+        let generations = repo.map(|repo| Arc::new(Generations::new(cutting, store.clone(), repo)));
+        let tasks = Tasks::start()?;
+        let follow = match options.follow.clone() {
+            Some(how) => follow::Follow::open(how, &upstream, tasks.stop_flag())?,
+            None => None,
+        };
         let mirror = Mirror {
             inner: Arc::new(Inner {
                 options,
@@ -164,11 +195,62 @@ impl Mirror {
                 sound: quick_cache::sync::Cache::new(MAX_SOUND_BLOBS),
                 open: quick_cache::sync::Cache::new(MAX_OPEN_BLOBS),
                 activities: Activities::default(),
-                tasks: parking_lot::RwLock::new(Tasks::start()?),
+                generations,
+                follow,
+                tasks: parking_lot::RwLock::new(tasks),
             }),
         };
+        mirror.start_generations();
         mirror.start_upkeep();
+        mirror.start_following();
         Ok(mirror)
+    }
+
+    fn start_generations(&self) {
+        let Some(generations) = &self.inner.generations else {
+            return;
+        };
+        if let Err(error) = generations.restore_index() {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "could not take lost index files from the git index; it is tried again"
+            );
+        }
+        let tasks = self.inner.tasks.read();
+        drop(tasks.spawn(generations::keep_cutting(
+            Arc::clone(generations),
+            self.inner.clock,
+            Arc::clone(&self.inner.metrics),
+            self.is_filling(),
+            tasks.stop_flag(),
+        )));
+    }
+
+    /// Whether an index that is followed is on its way for the first time.
+    fn is_filling(&self) -> impl Fn() -> bool + use<> {
+        let follow = self.inner.follow.clone();
+        let follow = follow.filter(|_| self.inner.options.mode.asks());
+        move || follow.as_ref().is_some_and(|follow| follow.is_filling())
+    }
+
+    /// The repository of the git index; `None`: it is switched off.
+    pub fn git(&self) -> Option<&git::Repo> {
+        let generations = self.inner.generations.as_ref()?;
+        Some(&generations.repo)
+    }
+
+    /// Whether the git index can be served. Switched off, it never has a base.
+    pub fn git_state(&self) -> GitState {
+        let generations = self.inner.generations.as_ref();
+        generations.map_or(GitState::NoBase, |generations| generations.state())
+    }
+
+    /// Says by which URL clients reach this server, without a slash at its end: the git index
+    /// names it in its `config.json`. A new one makes a commit.
+    pub fn set_public_base(&self, base: Option<String>) {
+        if let Some(generations) = &self.inner.generations {
+            generations.set_base(base);
+        }
     }
 
     fn start_upkeep(&self) {
@@ -231,16 +313,30 @@ impl Mirror {
     /// What the status page and the metrics show. Cheap: nothing is counted for it.
     pub fn status(&self, recent: usize) -> Status {
         let inner = &self.inner;
+        let mut upstream = inner.upstream.health();
+        if let Some(follow) = &inner.follow {
+            follow.tell(&mut upstream.index);
+        }
+        let options = inner.upstream.options();
+        let upstream_url = match &options.git_index {
+            Some(place) => place.to_string(),
+            None => options.index_url.to_string(),
+        };
         Status {
             totals: inner.store.totals(),
-            upstream: inner.upstream.health(),
-            upstream_url: inner.upstream.options().index_url.to_string(),
+            upstream,
+            upstream_url,
+            follow: inner.follow.as_ref().map(|follow| follow.status()),
             mode: inner.options.mode,
             fetching: inner.fetches.under_way(),
             refreshing: inner.refreshes.under_way(),
             recent: inner
                 .activities
                 .newest(inner.store.recent_events(recent), recent),
+            git: inner
+                .generations
+                .as_ref()
+                .map(|generations| generations.status()),
             now: inner.clock.now(),
             uptime: inner.clock.uptime(),
         }
@@ -252,7 +348,34 @@ impl Mirror {
     }
 
     fn is_busy(&self) -> bool {
-        self.inner.fetches.under_way() > 0 || self.inner.refreshes.under_way() > 0
+        let follow = self.inner.follow.as_ref();
+        self.inner.fetches.under_way() > 0
+            || self.inner.refreshes.under_way() > 0
+            || follow.is_some_and(|follow| follow.is_under_way())
+    }
+
+    /// Cuts what is staged, so that a clone made elsewhere from the files has it. What does not
+    /// fit into the time is cut at the next start.
+    fn cut_last(&self, until: Instant) {
+        let inner = &self.inner;
+        let Some(generations) = inner.generations.clone() else {
+            return;
+        };
+        if generations.staged().names == 0 {
+            return;
+        }
+        let (clock, metrics) = (inner.clock, Arc::clone(&inner.metrics));
+        let stop = inner.tasks.read().stop_flag();
+        let (done, wait) = std::sync::mpsc::sync_channel(1);
+        drop(inner.tasks.read().spawn(async move {
+            let _told = generations::cut_once(&generations, clock, &metrics, true, &stop).await;
+            // Nobody waits any more when the time is over.
+            let _nobody = done.send(());
+        }));
+        let left = until.saturating_duration_since(Instant::now());
+        if wait.recv_timeout(left.max(LAST_WRITE_GRACE)).is_err() {
+            tracing::info!("what changed last goes into the git index at the next start");
+        }
     }
 
     /// Ends all jobs, giving those under way `grace`, and brings the store to rest.
@@ -268,6 +391,7 @@ impl Mirror {
         while self.is_busy() && Instant::now() < until {
             std::thread::sleep(IDLE_CHECK);
         }
+        self.cut_last(until);
         let left = until.saturating_duration_since(Instant::now());
         self.inner
             .tasks

@@ -13,6 +13,21 @@
 /// ```
 pub fn client_config(base: &str) -> String {
     let base = escaped(base.trim_end_matches('/'));
+    with_index(&format!("sparse+{base}/index/"))
+}
+
+/// The same for the git index, for those whose cargo or network cannot use the sparse one.
+///
+/// ```
+/// let text = orlop::registry::client::git_client_config("http://mirror.lab:8080");
+/// assert!(text.contains("index = \"http://mirror.lab:8080/git/index\""));
+/// ```
+pub fn git_client_config(base: &str) -> String {
+    let base = escaped(base.trim_end_matches('/'));
+    with_index(&format!("{base}/git/index"))
+}
+
+fn with_index(index: &str) -> String {
     format!(
         "\
 # For $CARGO_HOME/config.toml, usually ~/.cargo/config.toml
@@ -20,7 +35,7 @@ pub fn client_config(base: &str) -> String {
 replace-with = \"orlop\"
 
 [registries.orlop]
-index = \"sparse+{base}/index/\"
+index = \"{index}\"
 "
     )
 }
@@ -45,7 +60,11 @@ mod tests {
     use super::*;
 
     fn index_of(base: &str) -> String {
-        let table: toml::Table = client_config(base).parse().expect("TOML");
+        index_in(&client_config(base))
+    }
+
+    fn index_in(text: &str) -> String {
+        let table: toml::Table = text.parse().expect("TOML");
         let replaced = table["source"]["crates-io"]["replace-with"].as_str();
         assert_eq!(replaced, Some("orlop"));
         let index = table["registries"]["orlop"]["index"].as_str();
@@ -59,6 +78,12 @@ mod tests {
         check("http://host:8080/", "sparse+http://host:8080/index/");
         check("https://lab/sub", "sparse+https://lab/sub/index/");
         check("http://[::1]:80", "sparse+http://[::1]:80/index/");
+    }
+
+    #[test]
+    fn cargo_is_sent_to_the_git_index_when_that_is_asked_for() {
+        let index = index_in(&git_client_config("https://lab/sub/"));
+        assert_eq!(index, "https://lab/sub/git/index");
     }
 
     #[test]
