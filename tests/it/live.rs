@@ -44,6 +44,26 @@ fn a_project_of_2015_builds_through_the_mirror_and_again_without_a_registry() {
 
 #[test]
 #[ignore = "asks the live registry"]
+fn a_project_of_2015_builds_through_the_git_index() {
+    let orlop = live().config("git.quiet_for", "200ms").start();
+    // git clients see the names that were asked for so far.
+    let libc = orlop.index("libc");
+    assert_eq!(libc.status, 200, "{}", libc.text());
+    until("the git index has the name", || {
+        orlop.metric("orlop_generation", &[]) >= 1.0
+            && orlop.metric("orlop_generation_staged_names", &[]) < 1.0
+    });
+    let project = Project::new("libc = \"=0.1.10\"").configured(&format!(
+        "[source.crates-io]\nreplace-with = \"orlop\"\n\n\
+         [source.orlop]\nregistry = \"{}/git/index\"\n",
+        orlop.url()
+    ));
+    project.cargo(&["build"]).well();
+    assert!(project.read("Cargo.lock").contains("\"0.1.10\""));
+}
+
+#[test]
+#[ignore = "asks the live registry"]
 fn the_index_file_of_sysconf_is_what_the_registry_sends() {
     const CHECKSUM: &str = "be72e7128262fbd8dcb2e3eecee6135ed1611e0a9d63feca600b4a19f297eb49";
 

@@ -1,6 +1,7 @@
 //! Real cargo in a folder outside the checkout, with a `CARGO_HOME` of its own.
 
 use std::{
+    ffi::OsStr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -80,7 +81,21 @@ impl Project {
     /// Runs cargo to its end.
     #[track_caller]
     pub(crate) fn cargo(&self, words: &[&str]) -> Run {
-        let mut child = command(&self.path(), &self.home())
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        self.run(&cargo, words)
+    }
+
+    /// Runs the nightly cargo that rustup has.
+    #[track_caller]
+    pub(crate) fn cargo_nightly(&self, words: &[&str]) -> Run {
+        let all: Vec<&str> = ["+nightly"].iter().chain(words).copied().collect();
+        self.run("cargo".as_ref(), &all)
+    }
+
+    #[track_caller]
+    fn run(&self, cargo: &OsStr, words: &[&str]) -> Run {
+        let home = self.folder.path();
+        let mut child = command(cargo, &self.path(), home, &self.home())
             .args(words)
             .spawn()
             .expect("cargo can be started");
@@ -132,25 +147,21 @@ impl Run {
     }
 }
 
-/// cargo with nothing in its environment but what finds the toolchain.
-fn command(folder: &Path, home: &Path) -> Command {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+/// cargo with nothing in its environment but what finds the toolchain, and a home of its own: the
+/// user's `.gitconfig` is no part of a test.
+fn command(cargo: &OsStr, folder: &Path, home: &Path, cargo_home: &Path) -> Command {
     let mut command = Command::new(cargo);
     command
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| {
-            [
-                "PATH",
-                "HOME",
-                "LANG",
-                "TMPDIR",
-                "RUSTUP_HOME",
-                "RUSTUP_TOOLCHAIN",
-            ]
-            .iter()
-            .any(|kept| name == kept)
+            ["PATH", "LANG", "TMPDIR", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"]
+                .iter()
+                .any(|kept| name == kept)
         }))
-        .env("CARGO_HOME", home)
+        .env("HOME", home)
+        .env("CARGO_HOME", cargo_home)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("RUSTUP_AUTO_INSTALL", "0")
         .env("CARGO_TERM_COLOR", "never")
         // Loopback is plain http. Whatever would leave this machine meets a closed door.
         .env("https_proxy", "http://127.0.0.1:9/")
@@ -158,5 +169,10 @@ fn command(folder: &Path, home: &Path) -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    if std::env::var_os("RUSTUP_HOME").is_none()
+        && let Some(home) = std::env::home_dir()
+    {
+        command.env("RUSTUP_HOME", home.join(".rustup"));
+    }
     command
 }

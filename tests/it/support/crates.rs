@@ -39,6 +39,10 @@ impl Krate {
         }
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn dep(mut self, name: &str, requirement: &str) -> Self {
         self.dependencies.push(Dependency {
             name: name.to_owned(),

@@ -132,8 +132,7 @@ impl Connection {
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream
-            .set_write_timeout(Some(Duration::from_secs(20)))?;
+        self.stream.set_write_timeout(Some(super::PATIENCE))?;
         self.stream.write_all(bytes)
     }
 

@@ -3,6 +3,8 @@
 pub(crate) mod cargo;
 pub(crate) mod crates;
 pub(crate) mod front;
+pub(crate) mod git;
+pub(crate) mod git_index;
 pub(crate) mod http;
 pub(crate) mod orlop;
 pub(crate) mod proxy;
