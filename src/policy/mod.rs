@@ -3,6 +3,9 @@
 //! Nothing here does I/O, keeps state or reads a clock: every fact is an argument, so a test runs
 //! a year in a microsecond.
 
+pub mod closure;
 pub mod freshness;
+pub mod view;
 
 pub use freshness::{AfterFailure, Decision, Held, InvalidMode, Mode, Options};
+pub use view::View;

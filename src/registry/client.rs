@@ -27,6 +27,17 @@ pub fn git_client_config(base: &str) -> String {
     with_index(&format!("{base}/git/index"))
 }
 
+/// The base of a view of the index, which has the same below it as the root.
+///
+/// ```
+/// use orlop::registry::client::{git_client_config, view_base};
+/// let text = git_client_config(&view_base("http://mirror.lab:8080", "held"));
+/// assert!(text.contains("index = \"http://mirror.lab:8080/view/held/git/index\""));
+/// ```
+pub fn view_base(base: &str, view: &str) -> String {
+    format!("{}/view/{view}", base.trim_end_matches('/'))
+}
+
 fn with_index(index: &str) -> String {
     format!(
         "\
@@ -84,6 +95,14 @@ mod tests {
     fn cargo_is_sent_to_the_git_index_when_that_is_asked_for() {
         let index = index_in(&git_client_config("https://lab/sub/"));
         assert_eq!(index, "https://lab/sub/git/index");
+    }
+
+    #[test]
+    fn cargo_is_sent_to_a_view_when_that_is_asked_for() {
+        let base = view_base("https://lab/sub/", "held");
+        assert_eq!(index_of(&base), "sparse+https://lab/sub/view/held/index/");
+        let index = index_in(&git_client_config(&base));
+        assert_eq!(index, "https://lab/sub/view/held/git/index");
     }
 
     #[test]

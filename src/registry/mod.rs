@@ -6,8 +6,10 @@
 
 pub mod checksum;
 pub mod client;
+pub mod deps;
 pub mod entry;
 pub mod layout;
+pub mod lockfile;
 pub mod name;
 pub mod release;
 

@@ -1,0 +1,263 @@
+//! Views: named rules that leave whole lines of an index file out, and never edit one.
+//!
+//! A view is pure: which lines it shows follows from the file, from the [`Facts`] beside it and from
+//! nothing else. Today there is one, `held`; a rule over dates or lists of names is one variant of
+//! [`Rule`] and one field of [`Facts`] more.
+
+use std::collections::HashMap;
+
+use bytes::{Bytes, BytesMut};
+use semver::Version;
+
+use crate::registry::{Checksum, IndexFile, entry::Row};
+
+/// The name of the view of what is held. Reserved: no other view gets it.
+pub const HELD: &str = "held";
+
+/// Every view that there may be, as a configuration switches them on.
+pub const KNOWN: &[&str] = &[HELD];
+
+/// A view: a name, and the rules that a line must pass to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    name: String,
+    rules: Vec<Rule>,
+}
+
+/// One reason to leave a line out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// Only versions whose file is here: cargo then fails at resolution, and never at a download.
+    /// A version is what its newest line says; a file of an older checksum does not count. A line
+    /// of a format that we cannot read is left out, because nobody knows its file.
+    HeldOnly,
+}
+
+/// What is known beside the index file.
+pub struct Facts<'a> {
+    /// Whether the file with this checksum is held.
+    pub is_held: &'a dyn Fn(&Checksum) -> bool,
+}
+
+impl std::fmt::Debug for Facts<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Facts").finish_non_exhaustive()
+    }
+}
+
+/// What a view shows of an index file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// The lines that are left, byte for byte. `None`: none is, and the view does not have the crate.
+    pub bytes: Option<Bytes>,
+    /// Whether anything was left out.
+    pub dropped: bool,
+}
+
+impl View {
+    /// The view of what is held.
+    pub fn held() -> View {
+        View {
+            name: HELD.to_owned(),
+            rules: vec![Rule::HeldOnly],
+        }
+    }
+
+    /// Its name, as it stands in paths.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether only what is held is shown, so that a download needs nobody else.
+    pub fn is_held_only(&self) -> bool {
+        self.rules.contains(&Rule::HeldOnly)
+    }
+
+    /// The lines of `file` that this view shows.
+    pub fn apply(&self, file: &IndexFile, facts: &Facts<'_>) -> Shown {
+        let shown = self.shown_versions(file, facts);
+        let mut rows = file.rows().iter().peekable();
+        let mut left = BytesMut::new();
+        let (mut start, mut lines, mut dropped) = (0_usize, 0_usize, false);
+        for line in file.bytes().split_inclusive(|byte| *byte == b'\n') {
+            let end = start.saturating_add(line.len());
+            let row = rows.next_if(|row| row.line.start == start);
+            let keeps = match row {
+                Some(row) => shown.get(&row.version).copied().unwrap_or(false),
+                None if line.trim_ascii().is_empty() => true,
+                None => self.rules.iter().all(|rule| rule.shows_unread()),
+            };
+            if keeps {
+                left.extend_from_slice(line);
+                lines = lines.saturating_add(usize::from(!line.trim_ascii().is_empty()));
+            }
+            dropped |= !keeps;
+            start = end;
+        }
+        let bytes = if dropped {
+            left.freeze()
+        } else {
+            file.bytes().clone()
+        };
+        Shown {
+            bytes: (lines > 0).then_some(bytes),
+            dropped,
+        }
+    }
+
+    /// For each version whether it is shown. The newest line of a version speaks for all of its
+    /// lines, as it does in cargo: one that an older line stands for alone would be a file that the
+    /// index has taken back.
+    fn shown_versions<'a>(
+        &self,
+        file: &'a IndexFile,
+        facts: &Facts<'_>,
+    ) -> HashMap<&'a Version, bool> {
+        let mut shown = HashMap::with_capacity(file.rows().len());
+        for row in file.rows().iter().rev() {
+            shown
+                .entry(&row.version)
+                .or_insert_with(|| self.rules.iter().all(|rule| rule.shows(row, facts)));
+        }
+        shown
+    }
+}
+
+impl Rule {
+    fn shows(self, row: &Row, facts: &Facts<'_>) -> bool {
+        match self {
+            Rule::HeldOnly => (facts.is_held)(&row.checksum),
+        }
+    }
+
+    /// Whether a line passes that no row stands for.
+    fn shows_unread(self) -> bool {
+        match self {
+            Rule::HeldOnly => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::registry::CrateName;
+
+    fn line(version: &str, content: &str, rest: &str) -> String {
+        let sum = Checksum::of(content.as_bytes());
+        format!(
+            r#"{{"name":"demo","vers":"{version}","deps":[],"cksum":"{sum}","features":{{}},"yanked":false{rest}}}"#
+        )
+    }
+
+    fn file(text: &str) -> IndexFile {
+        let name = CrateName::parse("demo").expect("a good name");
+        IndexFile::parse(&name, Bytes::copy_from_slice(text.as_bytes())).expect("a good file")
+    }
+
+    /// What the view of the held shows of `text`, where the files with these contents are held.
+    fn shown(text: &str, held: &[&str]) -> Shown {
+        let held: Vec<_> = held
+            .iter()
+            .map(|content| Checksum::of(content.as_bytes()))
+            .collect();
+        let facts = Facts {
+            is_held: &|sum| held.contains(sum),
+        };
+        View::held().apply(&file(text), &facts)
+    }
+
+    fn check(text: &str, held: &[&str], left: Option<&str>) {
+        let found = shown(text, held);
+        let left = left.map(|left| Bytes::copy_from_slice(left.as_bytes()));
+        assert_eq!(found.bytes, left, "{text}");
+        assert_eq!(found.dropped, left.as_deref() != Some(text.as_bytes()));
+    }
+
+    #[test]
+    fn a_version_is_shown_when_its_file_is_held() {
+        let (one, two, three) = (
+            line("0.1.0", "1", ""),
+            line("0.2.0", "2", r#","v":2"#),
+            line("0.3.0", "3", ""),
+        );
+        let text = format!("{one}\n{two}\n{three}\n");
+        check(&text, &["1", "2", "3"], Some(&text));
+        check(&text, &["2"], Some(&format!("{two}\n")));
+        check(&text, &["1", "3"], Some(&format!("{one}\n{three}\n")));
+        check(&text, &[], None);
+    }
+
+    #[test]
+    fn a_line_keeps_what_ends_it() {
+        let (one, two) = (
+            line("0.1.0", "1", "").replace(':', ": "),
+            line("0.2.0", "2", ""),
+        );
+        let text = format!("{one}\r\n{two}");
+        check(&text, &["1"], Some(&format!("{one}\r\n")));
+        check(&text, &["2"], Some(&two));
+        check(&text, &["1", "2"], Some(&text));
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_is_not_held() {
+        let one = line("0.1.0", "1", "");
+        let newer = r#"{"v":3,"name":"demo"}"#;
+        check(
+            &format!("{newer}\n{one}\n"),
+            &["1"],
+            Some(&format!("{one}\n")),
+        );
+        check(&format!("{newer}\n"), &["1"], None);
+    }
+
+    #[test]
+    fn the_newest_line_of_a_version_speaks_for_it() {
+        let (old, new) = (line("0.1.0", "old", ""), line("0.1.0", "new", ""));
+        let text = format!("{old}\n{new}\n");
+        check(&text, &["old"], None);
+        check(&text, &["new"], Some(&text));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_some_of_the_whole_lines_in_order(
+            lines in proptest::collection::vec((0_u8..12, 0_u8..6, any::<bool>(), 0_u8..3), 1..24),
+            held in proptest::collection::vec(0_u8..6, 0..6),
+            ends in any::<bool>(),
+        ) {
+            let mut text = String::new();
+            for (version, content, is_newer, blank) in &lines {
+                let rest = if *is_newer { r#","v":7"# } else { "" };
+                let mut line = line(&format!("0.{version}.0"), &content.to_string(), rest);
+                if *is_newer && content % 2 == 0 {
+                    line = line.replace("\"vers\"", "\"version\"");
+                }
+                text.push_str(&line);
+                text.push_str(if *blank == 0 { "\n\n" } else { "\n" });
+            }
+            if !ends {
+                text.truncate(text.trim_end().len());
+            }
+            let contents: Vec<_> = held.iter().map(ToString::to_string).collect();
+            let contents: Vec<&str> = contents.iter().map(String::as_str).collect();
+            let shown = shown(&text, &contents);
+            let left = shown.bytes.clone().unwrap_or_default();
+            let mut whole = text.as_bytes().split_inclusive(|byte| *byte == b'\n');
+            for line in left.split_inclusive(|byte| *byte == b'\n') {
+                prop_assert!(whole.any(|one| one == line), "{:?}", String::from_utf8_lossy(line));
+            }
+            if shown.bytes.is_some() {
+                let name = CrateName::parse("demo").expect("a good name");
+                let again = IndexFile::parse(&name, left).expect("still an index file");
+                prop_assert_eq!(again.passed_over(), 0);
+                let sums: Vec<_> = held.iter().map(|one| Checksum::of(one.to_string().as_bytes())).collect();
+                let in_force = |row: &Row| again.row(&row.version).expect("it is there").checksum;
+                prop_assert!(again.rows().iter().all(|row| sums.contains(&in_force(row))));
+            }
+        }
+    }
+}
