@@ -14,6 +14,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::FileExt,
+    panic::resume_unwind,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool, atomic::Ordering::Relaxed},
     time::SystemTime,
@@ -34,6 +35,9 @@ use crate::registry::{Checksum, Release, checksum::Hasher};
 
 /// While a file of unknown length comes in, the room is looked at every so many bytes.
 const CHECK_EVERY_BYTES: u64 = 8 << 20;
+
+/// How many folders are synced side by side.
+const MAX_SYNC_THREADS: usize = 8;
 
 /// A crate file that is held.
 #[derive(Debug, Clone)]
@@ -118,7 +122,7 @@ fn read_range(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
 /// The folder of the value files.
 #[derive(Debug)]
 pub(super) struct BlobFolder {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     handle: File,
 }
 
@@ -238,7 +242,7 @@ impl Walk {
 }
 
 /// The checksum that a path stands for, if it is exactly where that value file belongs.
-fn checksum_named(path: &Path) -> Option<Checksum> {
+pub(super) fn checksum_named(path: &Path) -> Option<Checksum> {
     let digits = path.file_name()?.to_str()?.strip_suffix(RAW_SUFFIX)?;
     let checksum: Checksum = digits.parse().ok()?;
     path.ends_with(BlobPath::of(&checksum).as_str())
@@ -259,17 +263,39 @@ pub(super) fn sweep(spool: &Path) -> Result<u64, Error> {
     Ok(swept)
 }
 
-/// Syncs each folder once for all the files that were moved into it.
+/// Syncs each folder once for all the files that were moved into it; several side by side, so that
+/// the file system may write them together.
 pub(super) fn sync_folders<'a>(
     blobs: &BlobFolder,
     placed: impl Iterator<Item = &'a Checksum>,
 ) -> BTreeMap<u8, Result<(), Error>> {
-    let mut synced = BTreeMap::new();
-    for checksum in placed {
-        let [first, ..] = *checksum.as_bytes();
-        synced.entry(first).or_insert_with(|| blobs.sync(checksum));
-    }
-    synced
+    let folders: BTreeMap<u8, &Checksum> = placed
+        .map(|checksum| {
+            let [first, ..] = *checksum.as_bytes();
+            (first, checksum)
+        })
+        .collect();
+    let folders: Vec<(u8, &Checksum)> = folders.into_iter().collect();
+    let share = folders.len().div_ceil(MAX_SYNC_THREADS).max(1);
+    let mut shares = folders.chunks(share);
+    let own = shares.next().unwrap_or_default();
+    std::thread::scope(|scope| {
+        let others: Vec<_> = shares
+            .map(|share| scope.spawn(|| sync_share(blobs, share)))
+            .collect();
+        let mut synced = sync_share(blobs, own);
+        for other in others {
+            synced.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        synced.into_iter().collect()
+    })
+}
+
+fn sync_share(blobs: &BlobFolder, share: &[(u8, &Checksum)]) -> Vec<(u8, Result<(), Error>)> {
+    share
+        .iter()
+        .map(|(first, checksum)| (*first, blobs.sync(checksum)))
+        .collect()
 }
 
 /// A crate file on its way in: nobody sees it before [`commit`](Reservation::commit). Dropping it
@@ -348,6 +374,11 @@ impl Reservation {
         self.awaited -= came;
         self.shared.awaited_bytes.fetch_sub(came, Relaxed);
         Ok(())
+    }
+
+    /// The checksum that the file must have.
+    pub fn expected(&self) -> &Checksum {
+        &self.expected
     }
 
     /// How many bytes were taken.

@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 
 use super::{
     error::{EngineError, Error},
-    keys::{BORN, CRATES, GENERATION, LOST, META, NAMES, STAGED, STATE, State},
+    keys::{BORN, CRATES, GENERATION, KEPT, LOST, META, NAMES, STAGED, STATE, State},
 };
 
 /// The bytes of a record, as sled has them in memory.
@@ -53,6 +53,7 @@ pub(super) struct Catalogue {
     meta: sled::Tree,
     staged: sled::Tree,
     generation: sled::Tree,
+    kept: sled::Tree,
     dir: PathBuf,
     /// Side files that were synced already.
     synced: Mutex<BTreeSet<PathBuf>>,
@@ -72,6 +73,7 @@ pub(super) enum Tree {
     Crates,
     Staged,
     Generation,
+    Kept,
 }
 
 /// Why sled did not open.
@@ -237,13 +239,7 @@ impl Catalogue {
     /// # Errors
     /// [`Error::Engine`].
     pub(super) fn put(&self, tree: Tree, pairs: Pairs) -> Result<(), Error> {
-        let mut batch = sled::Batch::default();
-        for (key, value) in pairs {
-            match value {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
-            }
-        }
+        let batch = batch_of(pairs);
         guarded("write records", || self.tree(tree).apply_batch(batch))
     }
 
@@ -262,6 +258,7 @@ impl Catalogue {
             Tree::Crates => &self.crates,
             Tree::Staged => &self.staged,
             Tree::Generation => &self.generation,
+            Tree::Kept => &self.kept,
         }
     }
 
@@ -282,6 +279,7 @@ impl Catalogue {
         records: Vec<(String, Vec<u8>)>,
         new_names: &[String],
         staged: NewPairs,
+        kept: Pairs,
         state: &State,
     ) -> Result<(), Error> {
         let mut before = sled::Batch::default();
@@ -296,10 +294,12 @@ impl Catalogue {
         for (key, value) in records {
             crates.insert(key.as_str(), value);
         }
+        let kept = batch_of(kept);
         guarded("write records", || {
             self.staged.apply_batch(before)?;
             self.names.apply_batch(names)?;
             self.crates.apply_batch(crates)?;
+            self.kept.apply_batch(kept)?;
             self.meta.insert(STATE, state.encode()).map(drop)
         })
     }
@@ -341,6 +341,17 @@ impl Catalogue {
         *synced = there;
         Ok(())
     }
+}
+
+fn batch_of(pairs: Pairs) -> sled::Batch {
+    let mut batch = sled::Batch::default();
+    for (key, value) in pairs {
+        match value {
+            Some(value) => batch.insert(key, value),
+            None => batch.remove(key),
+        }
+    }
+    batch
 }
 
 /// The folder by its handle, which follows it when it is renamed; the plain path where there is no
@@ -415,6 +426,7 @@ fn open_here(
         meta: tree(META)?,
         staged: tree(STAGED)?,
         generation: tree(GENERATION)?,
+        kept: tree(KEPT)?,
         dir,
         synced: Mutex::default(),
         _dir_handle: handle,
@@ -426,6 +438,7 @@ fn open_here(
             .and_then(|()| catalogue.visit_names(&mut |_name| ()))
             .and_then(|()| catalogue.read_through(Tree::Staged))
             .and_then(|()| catalogue.read_through(Tree::Generation))
+            .and_then(|()| catalogue.read_through(Tree::Kept))
             .and_then(|()| catalogue.state())
             .map_err(|error| OpenFault::Broken(with_source(&error)))?;
     }

@@ -65,7 +65,7 @@ pub(super) const RECORD_FORMAT: u8 = 1;
 
 /// The largest index file that is kept. The largest on crates.io has 10 MB; a length read from disk
 /// decides how much memory is taken, so it needs an end.
-pub(super) const MAX_SNAPSHOT_BYTES: usize = 256 << 20;
+pub const MAX_SNAPSHOT_BYTES: usize = 256 << 20;
 
 /// The longest validator that is kept; a longer one is as good as none.
 const MAX_VALIDATOR_BYTES: usize = 1024;

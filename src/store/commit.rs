@@ -9,11 +9,14 @@
 //! 4. readers see the new records, stamps move, and everybody is answered.
 //!
 //! A stop after 1 leaves crate files that no record knows: adoption finds them. A stop after 2
-//! leaves a journal that is ahead of sled: it is replayed at open. So step 3 is left out for batches
-//! that only mark crate files as held, and done in the next quiet second.
+//! leaves a journal that is ahead of sled: it is replayed at open. So batches that only bring crate
+//! files end after 1: their marks wait for the next quiet second, for the next batch that is
+//! written anyway, or until there are many. A crate with thousands of versions has a record of some
+//! hundred kilobytes, and each mark alone would write it anew. Until then readers take the files
+//! for held all the same, and sled's count of the files is behind as well, so that adoption looks.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
@@ -29,15 +32,17 @@ use parking_lot::{Condvar, Mutex};
 use super::{
     blobs::{Walk, sync_folders},
     catalogue::{Catalogue, NewPairs, Pairs, Tree, panic_text},
-    codec::{Frame, HELD, Record, compress},
+    codec::{Frame, HELD, Record, View, compress},
     edits::{Edits, Encoded},
     error::{EngineError, Error},
     facts::{Event, Validators},
     generations::{self, Generation},
-    journal::{Entry, GenerationLine, Journal},
-    keys::{Held, State},
+    journal::{Entry, GenerationLine, Journal, encode_told},
+    kept::{Kept, KeptBatch},
+    keys::{Held, State, prefix_of},
     ledger,
     rebuild::{self, Recovered},
+    removal::Removal,
     shared::{RECENT_EVENTS, Shared, Touch},
 };
 use crate::registry::{Checksum, CrateName, IndexFile, Release};
@@ -49,6 +54,9 @@ const MAX_QUEUED: usize = 1024;
 /// does not wait long.
 const MAX_BATCH: usize = 256;
 
+/// How many marks wait at most.
+const MAX_UNMARKED: usize = 1024;
+
 /// How long the queue is quiet before what was put off is flushed.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -58,12 +66,18 @@ const HEAL_PAUSE: Duration = Duration::from_secs(10);
 /// Where an answer goes.
 pub(super) type Reply<T> = SyncSender<Result<T, Error>>;
 
+/// The length of each file that was to go; `None`: it was not there.
+pub(super) type Freed = Vec<Option<u64>>;
+
 /// One thing to write.
 pub(super) enum Job {
     Publish(Publish),
     Hold(Hold),
     Touch(Touches, Reply<()>),
     Mark(Vec<Mark>, Reply<()>),
+    Keep(Vec<Kept>, Reply<()>),
+    Learn(Vec<Event>, Reply<()>),
+    Remove(Vec<Removal>, Reply<Freed>),
     WalkBegin(Reply<()>),
     WalkEnd(Walk, Reply<()>),
     /// One step of a generation, and its number that the answer is: an epoch, or nothing.
@@ -138,10 +152,10 @@ pub(super) struct Hold {
     pub(super) reply: Reply<()>,
 }
 
-/// Which crate files of a name are held, as adoption found it.
+/// Crate files of a name that came or went, as adoption found it.
 pub(super) struct Mark {
     pub(super) name: CrateName,
-    pub(super) rows: Vec<(Checksum, bool)>,
+    pub(super) checksums: Vec<Checksum>,
 }
 
 // --- the queue
@@ -272,7 +286,16 @@ pub(super) struct Committer {
     behind: bool,
     /// The latest time that a job brought: for the name of a folder that is set aside.
     now: SystemTime,
-    /// Checksums that came in since a walk began.
+    /// Crate files that came or went, and whose marks do not tell so yet. What was written of them
+    /// in a batch that failed is written again.
+    unmarked: BTreeMap<CrateName, BTreeSet<Checksum>>,
+    unmarked_count: usize,
+    /// Those of them that went.
+    gone: HashSet<Checksum>,
+    /// The first 8 bytes of all checksums that records name, sorted; `None`: not looked through
+    /// since a record changed.
+    named: Option<Vec<u64>>,
+    /// Checksums that came in or went since a walk began.
     since_walk: Option<Vec<(Checksum, u64)>>,
 }
 
@@ -286,6 +309,9 @@ struct Work {
     holds: Vec<Hold>,
     touches: Vec<(Touches, Reply<()>)>,
     marks: Vec<(Vec<Mark>, Reply<()>)>,
+    keeps: Vec<(Vec<Kept>, Reply<()>)>,
+    told: Vec<(Vec<Event>, Reply<()>)>,
+    removals: Vec<(Vec<Removal>, Reply<Freed>)>,
     walk_begins: Vec<Reply<()>>,
     walk_ends: Vec<(Walk, Reply<()>)>,
     steps: Vec<(Box<Step>, Reply<u64>)>,
@@ -301,6 +327,9 @@ impl Work {
                 Job::Hold(hold) => work.holds.push(hold),
                 Job::Touch(touches, reply) => work.touches.push((touches, reply)),
                 Job::Mark(marks, reply) => work.marks.push((marks, reply)),
+                Job::Keep(kept, reply) => work.keeps.push((kept, reply)),
+                Job::Learn(told, reply) => work.told.push((told, reply)),
+                Job::Remove(removals, reply) => work.removals.push((removals, reply)),
                 Job::WalkBegin(reply) => work.walk_begins.push(reply),
                 Job::WalkEnd(walk, reply) => work.walk_ends.push((walk, reply)),
                 Job::Step(step, reply) => work.steps.push((step, reply)),
@@ -315,6 +344,9 @@ impl Work {
         !(self.publishes.is_empty()
             && self.touches.is_empty()
             && self.marks.is_empty()
+            && self.keeps.is_empty()
+            && self.told.is_empty()
+            && self.removals.is_empty()
             && self.walk_ends.is_empty())
     }
 }
@@ -335,6 +367,9 @@ struct Happened {
     counts: Vec<usize>,
     /// Names whose readers see something else now.
     visible: BTreeSet<String>,
+    /// Names with a crate file that came or went.
+    marked: BTreeSet<String>,
+    kept: KeptBatch,
 }
 
 impl Committer {
@@ -346,6 +381,7 @@ impl Committer {
     ) -> Committer {
         let Recovered { state, recent, .. } = recovered;
         shared.set_totals(&state);
+        shared.journal_len.store(journal.len(), SeqCst);
         let (places, events): (VecDeque<_>, Vec<_>) = recent.into_iter().unzip();
         shared.add_events(events.into_iter());
         Committer {
@@ -357,6 +393,10 @@ impl Committer {
             healed_at: None,
             behind: false,
             now,
+            unmarked: BTreeMap::new(),
+            unmarked_count: 0,
+            gone: HashSet::new(),
+            named: None,
             since_walk: None,
         }
     }
@@ -417,6 +457,7 @@ impl Committer {
 
     fn step(&mut self, step: Step) -> Result<u64, Error> {
         self.shared.check_record_space()?;
+        self.settle()?;
         let catalogue = self.shared.catalogue().ok_or_else(not_open)?;
         match step {
             Step::Begin => return self.begin_epoch(&catalogue),
@@ -478,6 +519,7 @@ impl Committer {
         let mut state = self.state;
         if let Some(line) = line {
             self.journal.append_generation(line)?;
+            self.shared.journal_len.store(self.journal.len(), SeqCst);
             if !self.behind {
                 state.journal_len = self.journal.len();
             }
@@ -504,6 +546,7 @@ impl Committer {
     }
 
     fn restore(&mut self, catalogue: &Catalogue, files: Vec<Restored>) -> Result<(), Error> {
+        self.named = None;
         let mut edits = Edits::default();
         let mut names = Vec::new();
         let is_held = |checksum: &Checksum| {
@@ -539,21 +582,45 @@ impl Committer {
         }
         let mut state = self.state;
         let encoded = edits.encode(&mut state)?;
-        catalogue.apply(encoded.records, &encoded.new_names, Vec::new(), &state)?;
+        catalogue.apply(
+            encoded.records,
+            &encoded.new_names,
+            Vec::new(),
+            Vec::new(),
+            &state,
+        )?;
         self.dirty = true;
         self.state = state;
         self.shared.set_totals(&state);
         self.shared.add_names(&encoded.new_names);
+        let keys = names.iter().map(|name| name.key().to_owned()).collect();
         for name in names {
             self.shared.forget_broken_frame(name.key());
             self.shared.bump(name.key());
         }
+        self.shared.watchers.tell(&keys);
         Ok(())
+    }
+
+    /// Writes the marks that wait: what is written of the count of files without them would hide
+    /// that they are missing.
+    fn settle(&mut self) -> Result<(), Error> {
+        if self.unmarked.is_empty() {
+            return Ok(());
+        }
+        let (reply, outcome) = sync_channel(1);
+        self.batch(Work::of(vec![Job::Mark(Vec::new(), reply)]));
+        outcome.recv().unwrap_or(Err(Error::Closed))
     }
 
     /// Flushes what was put off, and finds out whether writes work again.
     fn catch_up(&mut self) {
         if !self.dirty || self.shared.check_record_space().is_err() {
+            return;
+        }
+        if !self.unmarked.is_empty() {
+            // Its failure is noted already.
+            drop(self.settle());
             return;
         }
         let flushed = match self.shared.catalogue() {
@@ -592,18 +659,32 @@ impl Committer {
 
     fn batch(&mut self, work: Work) {
         self.shared.batches.fetch_add(1, Relaxed);
+        // Before new files come in, of which one may have the checksum of one that goes.
+        let removed = self.remove(&work.removals);
         let held = self.place(&work.holds);
-        let mut outcome = self.write(&work, &held);
+        if !work.holds.is_empty() {
+            self.hold_unmarked(&work.holds, &held);
+        }
+        let mut outcome = self.write(&work);
         if let Err(error) = &outcome {
             self.failed(error);
             if matches!(error, Error::Engine { .. }) && self.heal() {
-                outcome = self.write(&work, &held);
+                outcome = self.write(&work);
             }
         }
-        self.answer(work, held, &outcome);
+        self.answer(work, removed, held, &outcome);
     }
 
-    fn answer(&mut self, work: Work, held: Vec<Result<(), Error>>, outcome: &Result<Done, Error>) {
+    fn answer(
+        &mut self,
+        work: Work,
+        removed: Vec<Result<Freed, Error>>,
+        held: Vec<Result<(), Error>>,
+        outcome: &Result<Done, Error>,
+    ) {
+        for ((_removals, reply), removed) in work.removals.iter().zip(removed) {
+            answer(reply, removed);
+        }
         // The file is durable whatever became of the record: adoption finds it.
         for (hold, held) in work.holds.iter().zip(held) {
             answer(&hold.reply, held);
@@ -624,6 +705,12 @@ impl Committer {
             answer(reply, plain.clone());
         }
         for (_marks, reply) in &work.marks {
+            answer(reply, plain.clone());
+        }
+        for (_kept, reply) in &work.keeps {
+            answer(reply, plain.clone());
+        }
+        for (_told, reply) in &work.told {
             answer(reply, plain.clone());
         }
         for (_walk, reply) in &work.walk_ends {
@@ -654,6 +741,29 @@ impl Committer {
             .collect()
     }
 
+    /// Takes files for held that are not marked so yet.
+    fn hold_unmarked(&mut self, holds: &[Hold], held: &[Result<(), Error>]) {
+        let held = holds.iter().zip(held).filter(|(_, held)| held.is_ok());
+        let mut names = BTreeSet::new();
+        for (hold, _) in held {
+            let name = &hold.release.name;
+            let of_name = self.unmarked.entry(name.clone()).or_default();
+            self.unmarked_count += usize::from(of_name.insert(hold.checksum));
+            self.gone.remove(&hold.checksum);
+            names.insert(name.key().to_owned());
+        }
+        self.show_unmarked(&names);
+    }
+
+    /// Lets readers see what came and went, although no record tells so yet.
+    fn show_unmarked(&self, names: &BTreeSet<String>) {
+        let moved = self.unmarked.values().flatten();
+        let moved = moved.map(|checksum| (*checksum, !self.gone.contains(checksum)));
+        self.shared.set_unmarked(moved);
+        self.shared.set_totals(&self.state);
+        self.shared.watchers.tell(names);
+    }
+
     fn count(
         &mut self,
         hold: &Hold,
@@ -667,28 +777,110 @@ impl Committer {
         }
         if is_new {
             self.state.held.add(&hold.checksum, hold.len);
-            if let Some(since) = &mut self.since_walk {
-                since.push((hold.checksum, hold.len));
-            }
+            self.note_moved(hold.checksum, hold.len);
         }
         Ok(())
     }
 
+    /// Takes files away. Once one is gone, it is, whatever becomes of the record.
+    fn remove(&mut self, removals: &[(Vec<Removal>, Reply<Freed>)]) -> Vec<Result<Freed, Error>> {
+        let mut outcomes = Vec::with_capacity(removals.len());
+        let mut names = BTreeSet::new();
+        for (removals, _reply) in removals {
+            outcomes.push(self.remove_all(removals));
+            let of = removals.iter().filter_map(|removal| removal.of.as_ref());
+            names.extend(of.map(|name| name.key().to_owned()));
+        }
+        if !removals.is_empty() {
+            self.show_unmarked(&names);
+        }
+        outcomes
+    }
+
+    fn remove_all(&mut self, removals: &[Removal]) -> Result<Freed, Error> {
+        let mut freed = Vec::with_capacity(removals.len());
+        for removal in removals {
+            let is_kept = removal.of.is_none() && !removal.set_aside;
+            if is_kept && self.is_named(&removal.checksum)? {
+                freed.push(None);
+                continue;
+            }
+            freed.push(self.remove_one(removal)?);
+        }
+        let both = removals.iter().zip(&freed);
+        let gone = both.filter(|(_, bytes)| bytes.is_some());
+        let gone = gone.map(|(removal, _)| &removal.checksum);
+        let synced = sync_folders(&self.shared.blobs, gone);
+        synced.into_values().collect::<Result<(), Error>>()?;
+        Ok(freed)
+    }
+
+    /// The marks follow whatever becomes of this batch, and of this removal: they are brought to
+    /// what is in the folder.
+    fn remove_one(&mut self, removal: &Removal) -> Result<Option<u64>, Error> {
+        let checksum = removal.checksum;
+        if let Some(name) = &removal.of {
+            let of_name = self.unmarked.entry(name.clone()).or_default();
+            self.unmarked_count += usize::from(of_name.insert(checksum));
+        }
+        let before = self.shared.blobs.length(&checksum);
+        let outcome = self.shared.blobs.remove(removal);
+        if self.shared.blobs.length(&checksum).is_none() {
+            self.gone.insert(checksum);
+            if let Some(bytes) = before {
+                self.state.held.remove(&checksum, bytes);
+                self.note_moved(checksum, bytes);
+            }
+        }
+        outcome
+    }
+
+    /// Whether a record names a checksum by now. Who sent for its removal may have looked before
+    /// the record came.
+    fn is_named(&mut self, checksum: &Checksum) -> Result<bool, Error> {
+        if self.named.is_none() {
+            let catalogue = self.shared.catalogue().ok_or_else(not_open)?;
+            let mut named = Vec::new();
+            catalogue.visit(&mut |_key, record| {
+                if let Ok(view) = View::read(&record) {
+                    named.extend(view.rows().map(|row| prefix_of(&row.checksum)));
+                }
+                true
+            })?;
+            named.sort_unstable();
+            self.named = Some(named);
+        }
+        let named = self.named.as_deref().unwrap_or_default();
+        Ok(named.binary_search(&prefix_of(checksum)).is_ok())
+    }
+
+    fn note_moved(&mut self, checksum: Checksum, bytes: u64) {
+        if let Some(since) = &mut self.since_walk {
+            since.push((checksum, bytes));
+        }
+    }
+
     // --- steps 2 to 4
 
-    fn write(&mut self, work: &Work, held: &[Result<(), Error>]) -> Result<Done, Error> {
-        if work.is_only_walk_begin() {
+    fn write(&mut self, work: &Work) -> Result<Done, Error> {
+        if !work.needs_flush() && self.unmarked_count < MAX_UNMARKED {
+            self.dirty |= !self.unmarked.is_empty();
             return Ok(Done::default());
         }
         self.shared.check_record_space()?;
         let catalogue = self.shared.catalogue().ok_or_else(not_open)?;
-        let happened = self.edit(&catalogue, work, held)?;
+        let happened = self.edit(&catalogue, work)?;
         let mut state = self.state;
         for (walk, _reply) in &work.walk_ends {
             state.held = self.counted(walk);
         }
         let encoded = happened.edits.encode(&mut state)?;
-        let places = self.journal.append(&happened.entries)?;
+        if !encoded.records.is_empty() {
+            self.named = None;
+        }
+        let frames = self.frames(work, &happened.kept)?;
+        let places = self.journal.append_with(&happened.entries, &frames)?;
+        self.shared.journal_len.store(self.journal.len(), SeqCst);
         self.note_places(&places);
         if !self.behind {
             state.journal_len = self.journal.len();
@@ -699,10 +891,12 @@ impl Committer {
         self.shared.add_events(events.iter().cloned());
         let staged = self.stage(&catalogue, &encoded)?;
         let staged_names = staged.len() as u64;
+        let KeptBatch { pairs, before, .. } = happened.kept;
         if work.needs_flush() {
             self.shared.cover(encoded.before);
+            self.shared.cover(before);
         }
-        catalogue.apply(encoded.records, &encoded.new_names, staged, &state)?;
+        catalogue.apply(encoded.records, &encoded.new_names, staged, pairs, &state)?;
         self.shared.staging.now.fetch_add(staged_names, SeqCst);
         self.dirty = true;
         if work.needs_flush() {
@@ -711,15 +905,38 @@ impl Committer {
         }
         self.behind = state.journal_len != self.journal.len();
         self.state = state;
+        self.unmarked.clear();
+        self.unmarked_count = 0;
+        self.gone.clear();
+        self.shared.set_unmarked(std::iter::empty());
         self.shared.set_totals(&state);
         self.shared.add_names(&encoded.new_names);
         for key in &happened.visible {
             self.shared.forget_broken_frame(key);
             self.shared.bump(key);
         }
+        self.shared.watchers.tell(&happened.visible);
+        self.shared.watchers.tell(&happened.marked);
         Ok(Done {
             events: split(events, &happened.counts),
         })
+    }
+
+    /// What the journal gets beside the entries.
+    fn frames(&self, work: &Work, kept: &KeptBatch) -> Result<Vec<u8>, Error> {
+        let mut frames = Vec::new();
+        for line in &kept.lines {
+            line.encode(self.now, &mut frames)
+                .ok_or_else(|| Error::TooLargeToKeep {
+                    key: line.key.clone(),
+                })?;
+        }
+        for event in work.told.iter().flat_map(|(told, _reply)| told) {
+            encode_told(event, &mut frames).ok_or_else(|| Error::TooLarge {
+                name: event.name.clone(),
+            })?;
+        }
+        Ok(frames)
     }
 
     fn stage(&self, catalogue: &Catalogue, encoded: &Encoded) -> Result<NewPairs, Error> {
@@ -732,23 +949,27 @@ impl Committer {
         self.recent.drain(..excess);
     }
 
-    /// What a walk found, and what came in since it began.
+    /// What a walk found, and what came in or went since it began.
     fn counted(&mut self, walk: &Walk) -> Held {
         let mut held = walk.held;
-        for (checksum, bytes) in self.since_walk.take().unwrap_or_default() {
-            if !walk.may_hold(&checksum) {
-                held.add(&checksum, bytes);
+        let moved: BTreeMap<_, _> = self
+            .since_walk
+            .take()
+            .unwrap_or_default()
+            .into_iter()
+            .collect();
+        for (checksum, bytes) in moved {
+            let is_there = self.shared.blobs.length(&checksum).is_some();
+            match (walk.may_hold(&checksum), is_there) {
+                (false, true) => held.add(&checksum, bytes),
+                (true, false) => held.remove(&checksum, bytes),
+                _ => {}
             }
         }
         held
     }
 
-    fn edit(
-        &mut self,
-        catalogue: &Catalogue,
-        work: &Work,
-        held: &[Result<(), Error>],
-    ) -> Result<Happened, Error> {
+    fn edit(&mut self, catalogue: &Catalogue, work: &Work) -> Result<Happened, Error> {
         let mut happened = Happened::default();
         for publish in &work.publishes {
             self.now = self.now.max(publish.now);
@@ -765,14 +986,72 @@ impl Committer {
                 apply_touch(&mut happened.edits, catalogue, name, touch)?;
             }
         }
-        for (hold, _) in work.holds.iter().zip(held).filter(|(_, held)| held.is_ok()) {
-            let rows = [(hold.checksum, true)];
-            apply_marks(&mut happened.edits, catalogue, &hold.release.name, &rows)?;
+        for (name, files) in &self.unmarked {
+            self.mark(&mut happened, catalogue, name, files)?;
         }
         for mark in work.marks.iter().flat_map(|(marks, _reply)| marks) {
-            apply_marks(&mut happened.edits, catalogue, &mark.name, &mark.rows)?;
+            self.mark(&mut happened, catalogue, &mark.name, &mark.checksums)?;
+        }
+        for removal in work.removals.iter().flat_map(|(removals, _reply)| removals) {
+            if let Some(name) = &removal.of {
+                // Its mark may not have been written yet.
+                happened.marked.insert(name.key().to_owned());
+                self.mark(&mut happened, catalogue, name, [&removal.checksum])?;
+            }
+        }
+        for event in work.told.iter().flat_map(|(told, _reply)| told) {
+            self.learn(&mut happened, catalogue, event)?;
+        }
+        for kept in work.keeps.iter().flat_map(|(kept, _reply)| kept) {
+            happened.kept.add(catalogue, kept)?;
         }
         Ok(happened)
+    }
+
+    fn learn(
+        &self,
+        happened: &mut Happened,
+        catalogue: &Catalogue,
+        event: &Event,
+    ) -> Result<(), Error> {
+        let is_held = |checksum: &Checksum| self.shared.blobs.length(checksum).is_some();
+        if let Some(record) = happened.edits.get(catalogue, &event.name)?
+            && ledger::learn(record, &event.kind, &is_held)
+        {
+            happened.edits.mark(&event.name);
+        }
+        Ok(())
+    }
+
+    /// Brings the marks of a name's rows to what is in the folder now: whoever sent for it may have
+    /// looked before a file came or went.
+    fn mark<'a>(
+        &self,
+        happened: &mut Happened,
+        catalogue: &Catalogue,
+        name: &CrateName,
+        checksums: impl IntoIterator<Item = &'a Checksum>,
+    ) -> Result<(), Error> {
+        let Some(record) = happened.edits.get(catalogue, name)? else {
+            return Ok(());
+        };
+        let mut changed = false;
+        for checksum in checksums {
+            let held = self.shared.blobs.length(checksum).is_some();
+            for row in record
+                .rows
+                .iter_mut()
+                .filter(|row| row.checksum == *checksum)
+            {
+                changed |= row.has(HELD) != held;
+                row.set(HELD, held);
+            }
+        }
+        if changed {
+            happened.edits.mark(name);
+            happened.marked.insert(name.key().to_owned());
+        }
+        Ok(())
     }
 
     fn publish(
@@ -867,7 +1146,13 @@ impl Committer {
         self.shared.set_catalogue(None);
         match rebuild::reopen(&self.shared, &self.journal, self.now) {
             Ok((catalogue, recovered)) => {
+                let held = self.state.held;
                 self.state = recovered.state;
+                self.named = None;
+                if recovered.rebuilt.is_none() {
+                    // Sled's count is of the files that it had marks of.
+                    self.state.held = held;
+                }
                 self.behind = false;
                 self.shared.set_totals(&self.state);
                 let floor = generations::last_of(&catalogue)
@@ -880,6 +1165,7 @@ impl Committer {
                 self.shared.set_catalogue(Some(catalogue));
                 self.shared.forget_names();
                 self.shared.uncover();
+                self.shared.watchers.tell_everything();
                 self.shared.suspect.store(false, SeqCst);
                 tracing::warn!(
                     rebuilt = recovered.rebuilt,
@@ -905,11 +1191,12 @@ impl Committer {
             let (reply, _nobody) = sync_channel(1);
             self.batch(Work::of(vec![Job::Touch(touches, reply)]));
         }
+        self.settle()?;
         self.shared
             .catalogue()
             .ok_or_else(not_open)
             .and_then(|catalogue| catalogue.flush())?;
-        if self.shared.damaged() > 0 || self.behind {
+        if self.shared.damaged() > 0 || self.behind || !self.unmarked.is_empty() {
             // The next start looks closely.
             return Ok(());
         }
@@ -920,10 +1207,6 @@ impl Committer {
 impl Work {
     fn is_idle(&self) -> bool {
         self.holds.is_empty() && self.walk_begins.is_empty() && !self.needs_flush()
-    }
-
-    fn is_only_walk_begin(&self) -> bool {
-        self.holds.is_empty() && !self.needs_flush()
     }
 }
 
@@ -965,31 +1248,5 @@ fn apply_touch(
         record.last_modified.clone_from(&validators.last_modified);
     }
     edits.mark(name);
-    Ok(())
-}
-
-fn apply_marks(
-    edits: &mut Edits,
-    catalogue: &Catalogue,
-    name: &CrateName,
-    marks: &[(Checksum, bool)],
-) -> Result<(), Error> {
-    let Some(record) = edits.get(catalogue, name)? else {
-        return Ok(());
-    };
-    let mut changed = false;
-    for (checksum, held) in marks {
-        for row in record
-            .rows
-            .iter_mut()
-            .filter(|row| row.checksum == *checksum)
-        {
-            changed |= row.has(HELD) != *held;
-            row.set(HELD, *held);
-        }
-    }
-    if changed {
-        edits.mark(name);
-    }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::{io, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
+use super::restoring::MARK;
 use crate::registry::{Checksum, CrateName};
 
 /// Why the store could not do what it was asked. A clone tells everybody whose write was in the
@@ -33,6 +34,18 @@ pub enum Error {
         dir: PathBuf,
         /// The first thing in it that no store has.
         found: String,
+    },
+    /// The folder, which is to be restored into, is not empty.
+    #[error("`{}` is not empty, and a backup is restored into an empty folder only", dir.display())]
+    NotEmpty {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// It is being made of a backup, or that was interrupted.
+    #[error("the store at `{}` is only half restored: it has the mark `{MARK}`", dir.display())]
+    HalfRestored {
+        /// The folder.
+        dir: PathBuf,
     },
     /// The folder belongs to another user.
     #[error("the store at `{}` belongs to user {owner}, and this is user {user}", dir.display())]
@@ -100,6 +113,12 @@ pub enum Error {
         /// The crate.
         name: CrateName,
     },
+    /// A small thing that is not small enough.
+    #[error("what was to be kept as `{key}` is too large")]
+    TooLargeToKeep {
+        /// Its key, or the start of it.
+        key: String,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -137,6 +156,12 @@ impl Error {
             Error::NotAStore { .. } => {
                 Some("point `--data` at an empty folder, or at one that orlop made".to_owned())
             }
+            Error::NotEmpty { .. } => {
+                Some("name another folder with --data, or move this one away".to_owned())
+            }
+            Error::HalfRestored { .. } => Some(
+                "run `orlop restore` into this folder again: it begins anew".to_owned(),
+            ),
             Error::OtherOwner { owner, .. } => Some(format!(
                 "run as user {owner}, so that it can still read its files afterwards, or point `--data` at another folder"
             )),

@@ -125,7 +125,7 @@ pub struct Event {
 }
 
 /// What upstream did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum EventKind {
     /// The name was seen for the first time, with so many versions.
     FirstSeen {

@@ -3,14 +3,14 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{
-        ErrorKind::{QuotaExceeded, StorageFull},
+        ErrorKind::{NotFound, QuotaExceeded, StorageFull},
         Read, Seek, Write,
     },
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-use super::error::Error;
+use super::{error::Error, restoring::MARK};
 
 /// The store format that this build reads and writes. It rises when an older build would do harm.
 pub(super) const FORMAT: u32 = 1;
@@ -23,8 +23,11 @@ const OURS: &[&str] = &[
     "format.new",
     "lock",
     "git",
+    "key",
+    "admin.sock",
     "sled",
     "blobs",
+    "quarantine",
     "spool",
     "journal",
     "lost+found",
@@ -48,16 +51,32 @@ impl Folder {
     /// Takes the folder, making it if there is none.
     ///
     /// # Errors
-    /// [`Error::OtherOwner`], [`Error::NotAStore`], [`Error::Locked`], [`Error::NewerFormat`] or
-    /// [`Error::Io`].
+    /// [`Error::OtherOwner`], [`Error::HalfRestored`], [`Error::NotAStore`], [`Error::Locked`],
+    /// [`Error::NewerFormat`] or [`Error::Io`].
     pub(super) fn take(dir: &Path) -> Result<Folder, Error> {
         fs::create_dir_all(dir).map_err(Error::io("create the data folder", dir))?;
         check_owner(dir)?;
+        check_mark(dir)?;
         let created = !dir.join("format").exists();
         if created {
             check_contents(dir)?;
         }
         let (lock, was_clean) = take_lock(dir)?;
+        // A restore could have begun before the lock was ours.
+        check_mark(dir)?;
+        Folder::settle(dir, lock, was_clean, created)
+    }
+
+    /// Goes on with a folder whose lock is held already.
+    ///
+    /// # Errors
+    /// [`Error::NewerFormat`] or [`Error::Io`].
+    pub(super) fn settle(
+        dir: &Path,
+        lock: File,
+        was_clean: bool,
+        created: bool,
+    ) -> Result<Folder, Error> {
         if created {
             write_format(dir)?;
         } else {
@@ -96,7 +115,7 @@ impl Drop for Folder {
 }
 
 /// A store belongs to one user: files that another one makes could not be read back.
-fn check_owner(dir: &Path) -> Result<(), Error> {
+pub(super) fn check_owner(dir: &Path) -> Result<(), Error> {
     let owner = fs::metadata(dir)
         .map_err(Error::io("look at the data folder", dir))?
         .uid();
@@ -112,15 +131,20 @@ fn check_owner(dir: &Path) -> Result<(), Error> {
     }
 }
 
+fn check_mark(dir: &Path) -> Result<(), Error> {
+    // A link that leads nowhere is a mark, too.
+    match fs::symlink_metadata(dir.join(MARK)) {
+        Ok(_) => Err(Error::HalfRestored {
+            dir: dir.to_owned(),
+        }),
+        Err(error) if error.kind() == NotFound => Ok(()),
+        Err(error) => Err(Error::io("look at the data folder", dir)(error)),
+    }
+}
+
 fn check_contents(dir: &Path) -> Result<(), Error> {
-    let fault = Error::io("look into the data folder", dir);
-    for entry in fs::read_dir(dir).map_err(&fault)? {
-        let name = entry
-            .map_err(&fault)?
-            .file_name()
-            .to_string_lossy()
-            .into_owned();
-        if !OURS.contains(&name.as_str()) && !name.starts_with("sled.broken-") {
+    for name in names(dir)? {
+        if !is_ours(&name) {
             return Err(Error::NotAStore {
                 dir: dir.to_owned(),
                 found: name,
@@ -130,7 +154,29 @@ fn check_contents(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn take_lock(dir: &Path) -> Result<(File, bool), Error> {
+/// Whether a store may have something of this name.
+pub(super) fn is_ours(name: &str) -> bool {
+    OURS.contains(&name) || name.starts_with("sled.broken-")
+}
+
+/// What is in a folder.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(super) fn names(dir: &Path) -> Result<Vec<String>, Error> {
+    let fault = Error::io("look into the data folder", dir);
+    let entries = fs::read_dir(dir).map_err(&fault)?;
+    let name = |entry: std::io::Result<fs::DirEntry>| {
+        Ok(entry?.file_name().to_string_lossy().into_owned())
+    };
+    entries.map(name).collect::<Result<_, _>>().map_err(&fault)
+}
+
+/// The lock, and whether the last process closed the store in order.
+///
+/// # Errors
+/// [`Error::Locked`] or [`Error::Io`].
+pub(super) fn take_lock(dir: &Path) -> Result<(File, bool), Error> {
     let path = dir.join("lock");
     let fault = Error::io("lock the store", &path);
     let mut lock = OpenOptions::new()
@@ -184,20 +230,29 @@ fn write_format(dir: &Path) -> Result<(), Error> {
 }
 
 fn check_format(dir: &Path) -> Result<(), Error> {
-    let path = dir.join("format");
-    let text = fs::read_to_string(&path).map_err(Error::io("read the store's format", &path))?;
+    match found_format(&dir.join("format"))? {
+        // Damaged text: what the store holds is checked piece by piece anyway.
+        None => write_format(dir),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The format that a file tells, which this build reads; `None`: its text is damaged.
+///
+/// # Errors
+/// [`Error::NewerFormat`] or [`Error::Io`].
+pub(super) fn found_format(path: &Path) -> Result<Option<u32>, Error> {
+    let text = fs::read_to_string(path).map_err(Error::io("read the store's format", path))?;
     let found = text
         .strip_prefix(FORMAT_WORDS)
         .and_then(|number| number.trim_end().parse().ok());
     match found {
         Some(found) if found > FORMAT => Err(Error::NewerFormat {
-            path,
+            path: path.to_owned(),
             found,
             known: FORMAT,
         }),
-        // Damaged text: what the store holds is checked piece by piece anyway.
-        None => write_format(dir),
-        Some(_) => Ok(()),
+        found => Ok(found),
     }
 }
 

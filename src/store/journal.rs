@@ -41,6 +41,23 @@
 //! | 28 | 20 | id of the parent, zeroes: it is the first of its history |
 //! | 48 | | message |
 //!
+//! Kind 10, something that another room keeps ([`kept`](super::kept)), a part at a time; a value with
+//! a part missing is passed over:
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 1 | table |
+//! | 1 | 2 | `k`: length of the key |
+//! | 3 | 4 | part, from 0 on |
+//! | 7 | 4 | number of parts, 0: the key was removed |
+//! | 11 | 16 | the first half of the sha256 of the whole value |
+//! | 27 | k | key |
+//! | | | bytes of the part |
+//!
+//! Kind 11, what another store's journal told of a name, with that one's time: one byte with a kind
+//! from 1 to 8, and what that kind has, but that "first seen" has the number of versions in 4 bytes
+//! instead of rows. It is history: it never changes what is in force.
+//!
 //! Unknown kinds are passed over: a later build may write them. An end that was half written is
 //! cut at open; damage in the middle is passed over and what follows is found again.
 #![warn(clippy::arithmetic_side_effects)]
@@ -87,7 +104,128 @@ pub(super) enum Line {
     Name(Entry),
     /// A generation was published.
     Generation(GenerationLine),
+    /// A part of what another room keeps.
+    Kept(KeptLine),
+    /// Something that another store's journal told.
+    Told(Event),
 }
+
+/// A part of a value that another room keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct KeptLine {
+    pub(super) table: u8,
+    pub(super) key: String,
+    pub(super) part: u32,
+    /// 0: the key was removed.
+    pub(super) parts: u32,
+    /// Of the whole value.
+    pub(super) digest: [u8; 16],
+    pub(super) bytes: Vec<u8>,
+}
+
+impl KeptLine {
+    /// Appends the frame to `out`. `None`: a part is longer than the layout holds.
+    pub(super) fn encode(&self, at: SystemTime, out: &mut Vec<u8>) -> Option<()> {
+        let mut payload = vec![self.table];
+        payload.extend_from_slice(&u16::try_from(self.key.len()).ok()?.to_le_bytes());
+        payload.extend_from_slice(&self.part.to_le_bytes());
+        payload.extend_from_slice(&self.parts.to_le_bytes());
+        payload.extend_from_slice(&self.digest);
+        payload.extend_from_slice(self.key.as_bytes());
+        payload.extend_from_slice(&self.bytes);
+        put_frame(out, KEPT, to_millis(at), &payload)
+    }
+
+    fn read(payload: &mut Reader<'_>) -> Result<KeptLine, Damaged> {
+        let [table] = payload.array()?;
+        let key_len = usize::from(u16::from_le_bytes(payload.array()?));
+        Ok(KeptLine {
+            table,
+            part: u32::from_le_bytes(payload.array()?),
+            parts: u32::from_le_bytes(payload.array()?),
+            digest: payload.array()?,
+            key: payload.text(key_len)?.to_owned(),
+            bytes: payload.take(payload.0.len())?.to_vec(),
+        })
+    }
+}
+
+/// Appends the frame of what another store told. `None`: a part is longer than the layout holds.
+pub(super) fn encode_told(event: &Event, out: &mut Vec<u8>) -> Option<()> {
+    let mut payload = vec![told_kind(&event.kind)];
+    put_text(&mut payload, event.name.as_str())?;
+    match &event.kind {
+        EventKind::FirstSeen { versions } => {
+            let versions = u32::try_from(*versions).ok()?;
+            payload.extend_from_slice(&versions.to_le_bytes());
+        }
+        EventKind::NewVersion {
+            version,
+            checksum,
+            yanked,
+        } => put_row(&mut payload, &ledger_row(version, *checksum, *yanked))?,
+        EventKind::Yanked { version } | EventKind::Unyanked { version } => {
+            put_text(&mut payload, &version.to_string())?;
+        }
+        EventKind::ChecksumChanged { version, old, new } => {
+            put_row(&mut payload, &ledger_row(version, *new, false))?;
+            payload.extend_from_slice(old.as_bytes());
+        }
+        EventKind::VersionRemoved { version, checksum } => {
+            put_row(&mut payload, &ledger_row(version, *checksum, false))?;
+        }
+        EventKind::NameGone | EventKind::NameBack => {}
+    }
+    put_frame(out, TOLD, to_millis(event.at), &payload)
+}
+
+fn ledger_row(version: &Version, checksum: Checksum, yanked: bool) -> LedgerRow {
+    LedgerRow {
+        version: version.clone(),
+        yanked,
+        checksum,
+    }
+}
+
+fn told_kind(kind: &EventKind) -> u8 {
+    match kind {
+        EventKind::FirstSeen { .. } => 1,
+        EventKind::NewVersion { .. } => 2,
+        EventKind::Yanked { .. } => 3,
+        EventKind::Unyanked { .. } => 4,
+        EventKind::ChecksumChanged { .. } => 5,
+        EventKind::VersionRemoved { .. } => 6,
+        EventKind::NameGone => 7,
+        EventKind::NameBack => 8,
+    }
+}
+
+/// `None`: a kind that this build does not know.
+fn read_told(millis: u64, payload: &mut Reader<'_>) -> Result<Option<Event>, Damaged> {
+    let [kind] = payload.array()?;
+    if kind == 1 {
+        let name = take_name(payload)?;
+        let versions = u32::from_le_bytes(payload.array()?);
+        return Ok(Some(Event {
+            at: from_millis(millis),
+            name,
+            kind: EventKind::FirstSeen {
+                versions: usize::try_from(versions).map_err(|_large| Damaged)?,
+            },
+        }));
+    }
+    let line = read_payload(kind, millis, payload.0)?;
+    Ok(match line {
+        Some(Line::Name(entry)) => Some(entry.event()),
+        _ => None,
+    })
+}
+
+/// The kind of a frame with a part of what another room keeps.
+const KEPT: u8 = 10;
+
+/// The kind of a frame with what another store told.
+const TOLD: u8 = 11;
 
 /// A generation, as far as the journal keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -269,6 +407,10 @@ fn take_text<'a>(payload: &mut Reader<'a>) -> Result<&'a str, Damaged> {
     payload.text(usize::from(length))
 }
 
+fn take_name(payload: &mut Reader<'_>) -> Result<CrateName, Damaged> {
+    CrateName::parse(take_text(payload)?).map_err(|_invalid| Damaged)
+}
+
 fn take_version(payload: &mut Reader<'_>) -> Result<Version, Damaged> {
     parse_version(take_text(payload)?).map_err(|_invalid| Damaged)
 }
@@ -297,11 +439,18 @@ fn read_payload(kind: u8, millis: u64, payload: &[u8]) -> Result<Option<Line>, D
         let line = GenerationLine::read(millis, &mut Reader(payload))?;
         return Ok(Some(Line::Generation(line)));
     }
+    if kind == KEPT {
+        return Ok(Some(Line::Kept(KeptLine::read(&mut Reader(payload))?)));
+    }
+    if kind == TOLD {
+        let told = read_told(millis, &mut Reader(payload))?;
+        return Ok(told.map(Line::Told));
+    }
     if !(1..=8).contains(&kind) {
         return Ok(None);
     }
     let mut payload = Reader(payload);
-    let name = CrateName::parse(take_text(&mut payload)?).map_err(|_invalid| Damaged)?;
+    let name = take_name(&mut payload)?;
     let body = match kind {
         1 => Body::FirstSeen(take_rows(&mut payload)?),
         2 => Body::NewVersion(take_row(&mut payload)?),
@@ -361,6 +510,35 @@ fn frame_head(reader: &mut Reader<'_>) -> Result<FrameHead, Damaged> {
     let crc = u32::from_le_bytes(reader.array()?);
     let [kind] = reader.array()?;
     Ok((length, crc, kind, u64::from_le_bytes(reader.array()?)))
+}
+
+/// Reads what happened from a place on up to `end`, handing each event with the place after it to
+/// `take` until that says `false`. Damage is passed over.
+///
+/// # Errors
+/// If the file cannot be read.
+pub(super) fn read_events(
+    file: &File,
+    from: u64,
+    end: u64,
+    take: &mut dyn FnMut(u64, Event) -> bool,
+) -> io::Result<()> {
+    let mut window = Window::new(file, from.max(HEADER_BYTES));
+    while let Some((at, used, line)) = window.next_good()? {
+        let after = at.saturating_add(used);
+        if after > end {
+            break;
+        }
+        let event = match line {
+            Some(Line::Name(entry)) => entry.event(),
+            Some(Line::Told(event)) => event,
+            Some(Line::Generation(_) | Line::Kept(_)) | None => continue,
+        };
+        if !take(after, event) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// What reading through the journal found, beside the entries.
@@ -576,8 +754,21 @@ impl Journal {
     /// # Errors
     /// [`Error::Io`]. Nothing was appended then. After a failed sync nothing is ever appended
     /// again by this process.
+    #[cfg(test)]
     pub(super) fn append(&mut self, entries: &[Entry]) -> Result<Vec<u64>, Error> {
-        if entries.is_empty() {
+        self.append_with(entries, &[])
+    }
+
+    /// As [`append`](Journal::append), with frames that are encoded already after the entries.
+    ///
+    /// # Errors
+    /// As [`append`](Journal::append).
+    pub(super) fn append_with(
+        &mut self,
+        entries: &[Entry],
+        frames: &[u8],
+    ) -> Result<Vec<u64>, Error> {
+        if entries.is_empty() && frames.is_empty() {
             return Ok(Vec::new());
         }
         if self.failed_sync {
@@ -594,6 +785,7 @@ impl Journal {
                 name: entry.name.clone(),
             })?;
         }
+        bytes.extend_from_slice(frames);
         self.write(&bytes)?;
         Ok(places)
     }

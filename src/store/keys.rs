@@ -9,6 +9,7 @@
 //! | `staged` | the lower-case name, 0, the epoch (8 bytes, high first) | what the name's file was ([`staged`](super::staged)) |
 //! | `generation` | the generation, 8 bytes, and 4 bytes of zero, high first | its record ([`generations`](super::generations)) |
 //! | `generation` | the generation and the number of a part from 1 on, likewise | that part of its patches ([`patch`](super::patch)) |
+//! | `kept` | the number of a table in one byte, and a key as text | what another room keeps ([`kept`](super::kept)) |
 #![warn(clippy::arithmetic_side_effects)]
 
 use super::codec::{Damaged, Reader};
@@ -23,6 +24,7 @@ pub(super) const LOST: &str = "lost";
 pub(super) const BORN: &str = "born";
 pub(super) const STAGED: &str = "staged";
 pub(super) const GENERATION: &str = "generation";
+pub(super) const KEPT: &str = "kept";
 
 /// The key of what a name's file was in an epoch.
 pub(super) fn staged_key(name: &str, epoch: u64) -> Vec<u8> {
@@ -90,6 +92,13 @@ impl Held {
     pub(super) fn add(&mut self, checksum: &Checksum, bytes: u64) {
         self.blobs = self.blobs.saturating_add(1);
         self.bytes = self.bytes.saturating_add(bytes);
+        self.fingerprint ^= prefix_of(checksum);
+    }
+
+    /// Takes off a file that went.
+    pub(super) fn remove(&mut self, checksum: &Checksum, bytes: u64) {
+        self.blobs = self.blobs.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
         self.fingerprint ^= prefix_of(checksum);
     }
 }

@@ -6,6 +6,7 @@ use semver::Version;
 
 use super::{
     codec::{HELD, REMOVED, Record, RowRecord, SUPERSEDED, YANKED},
+    facts::EventKind,
     journal::{Body, Entry, LedgerRow},
 };
 use crate::registry::{Checksum, CrateName, Row, release::parse_version};
@@ -208,6 +209,28 @@ pub(super) fn replay(record: &mut Record, body: &Body, is_held: IsHeld<'_>) {
         Body::NameBack => record.gone = false,
     }
     record.rows = ledger.into_rows();
+}
+
+/// Makes known what another store saw happen, as far as it is about checksums that are no longer in
+/// force: nothing that the record knows is changed, so that it agrees with its index file. Returns
+/// whether something was new.
+pub(super) fn learn(record: &mut Record, kind: &EventKind, is_held: IsHeld<'_>) -> bool {
+    let (version, checksum, flags) = match kind {
+        EventKind::ChecksumChanged { version, old, .. } => (version, *old, SUPERSEDED),
+        EventKind::VersionRemoved { version, checksum } => (version, *checksum, REMOVED),
+        _ => return false,
+    };
+    let text = version.to_string();
+    let is_known = record.rows.iter().any(|row| row.version == text);
+    let is_same = |row: &RowRecord| row.version == text && row.checksum == checksum;
+    if record.rows.iter().any(is_same) || (!is_known && flags == SUPERSEDED) {
+        return false;
+    }
+    let mut row = new_row(text, checksum, is_held);
+    // What is in force is first, and stays so.
+    row.set(if is_known { SUPERSEDED } else { REMOVED }, true);
+    record.rows.push(row);
+    true
 }
 
 fn flag(ledger: &mut Ledger, version: &Version, flag: u8, on: bool) {

@@ -7,6 +7,7 @@
 //!   sled/       one record per crate name: the index file, its validators, the version table
 //!               and the way back through the generations of the git index (keys, generations)
 //!   blobs/      value files: crate files by their sha256                         (blobs)
+//!   quarantine/ damaged value files that were set aside; never served           (removal)
 //!   spool/      crate files that are coming in; swept at start
 //!   journal     what can neither be derived nor fetched again                  (journal)
 //!   sled.broken-TIME/   a sled that did not open and was rebuilt; at most 2 are kept
@@ -31,6 +32,7 @@
 
 mod blobs;
 mod catalogue;
+mod changes;
 mod codec;
 mod commit;
 mod edits;
@@ -38,17 +40,26 @@ mod error;
 mod facts;
 mod folder;
 mod generations;
+mod history;
 mod journal;
+mod kept;
 mod keys;
 mod ledger;
 mod patch;
 mod rebuild;
+mod releases;
+mod removal;
+mod restoring;
+mod scratch;
 mod shared;
 mod space;
 mod staged;
+mod stamps;
 mod story;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upkeep_tests;
 
 use std::{
     ops::ControlFlow,
@@ -64,6 +75,8 @@ use bytes::Bytes;
 
 pub use self::{
     blobs::{Blob, Reservation, SpoolReader},
+    changes::{Changed, Changes},
+    codec::MAX_SNAPSHOT_BYTES,
     error::{EngineError, Error, Mismatch},
     facts::{
         Adoption, Change, EntryFacts, Event, EventKind, Found, KnownChecksum, OpenReport,
@@ -73,14 +86,14 @@ pub use self::{
         CatchUp, CommitId, Cut, CutFile, Describe, Generation, GenerationFacts, History,
         HistoryFiles, PatchWriter, Staged, Survey,
     },
+    kept::Table,
+    removal::{Leftover, LeftoverKind, Removal},
+    restoring::Restoring,
     space::{Space, SpaceProbe},
 };
 use self::{
     blobs::{BlobFolder, Walk},
-    codec::{
-        HELD, MAX_SNAPSHOT_BYTES, REMOVED, SUPERSEDED, VersionText, View, YANKED, compress,
-        digest_of,
-    },
+    codec::{REMOVED, SUPERSEDED, VersionText, View, YANKED, compress, digest_of},
     commit::{Committer, Job, Mark, Prepared, Publish},
     folder::Folder,
     shared::{Shared, Touch},
@@ -161,6 +174,14 @@ impl Store {
     /// See [`Error`]; what can be healed is healed and told in the [`OpenReport`].
     pub fn open(options: Options, now: SystemTime) -> Result<(Store, OpenReport), Error> {
         let folder = Folder::take(&options.dir)?;
+        Store::open_in(folder, options, now)
+    }
+
+    fn open_in(
+        folder: Folder,
+        options: Options,
+        now: SystemTime,
+    ) -> Result<(Store, OpenReport), Error> {
         let mut report = OpenReport {
             created: folder.created,
             swept: blobs::sweep(&folder.dir.join("spool"))?,
@@ -240,7 +261,7 @@ impl Store {
                 version: release.version.clone(),
                 checksum: row.checksum,
                 yanked: row.has(YANKED),
-                held: row.has(HELD),
+                held: shared.is_held(&row),
                 removed: row.has(REMOVED),
             })
         }))
@@ -262,7 +283,7 @@ impl Store {
         let text = VersionText::of(&release.version);
         let known = view.rows_of(text.as_str()).map(|row| KnownChecksum {
             checksum: row.checksum,
-            held: row.has(HELD),
+            held: self.shared().is_held(&row),
             superseded: row.has(SUPERSEDED),
             removed: row.has(REMOVED),
         });
@@ -454,6 +475,11 @@ impl Store {
         self.shared().blobs.get(checksum)
     }
 
+    /// Whether the crate file with a checksum is held. Cheap: one look at its name.
+    pub fn holds(&self, checksum: &Checksum) -> bool {
+        self.shared().blobs.length(checksum).is_some()
+    }
+
     /// Makes room for a crate file that is about to come in. `len`: its length, where it is known.
     ///
     /// # Errors
@@ -541,21 +567,21 @@ impl Store {
     }
 
     fn marks_of(&self, view: &View<'_>, walk: &Walk, adoption: &mut Adoption) -> Option<Mark> {
-        let mut rows = Vec::new();
+        let mut checksums = Vec::new();
         for row in view.rows() {
-            let marked = row.has(HELD);
+            let marked = self.shared().is_held(&row);
             if marked == walk.may_hold(&row.checksum) {
                 continue;
             }
             let held = self.shared().blobs.length(&row.checksum).is_some();
             if held != marked {
-                rows.push((row.checksum, held));
+                checksums.push(row.checksum);
                 adoption.adopted += u64::from(held);
                 adoption.lost += u64::from(marked);
             }
         }
         let name = view.name().ok()?;
-        (!rows.is_empty()).then_some(Mark { name, rows })
+        (!checksums.is_empty()).then_some(Mark { name, checksums })
     }
 
     /// Writes what is only in memory, flushes and syncs, and takes no more writes. Other clones can

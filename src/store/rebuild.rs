@@ -1,7 +1,7 @@
 //! Brings sled to what the journal says: the little that it missed, or everything.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fs, io,
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
@@ -18,7 +18,8 @@ use super::{
     facts::{Event, OpenReport},
     folder::{Folder, sync_folder},
     generations::Generation,
-    journal::{Entry, GenerationLine, HEADER_BYTES, Journal, Line},
+    journal::{Entry, GenerationLine, HEADER_BYTES, Journal, KeptLine, Line},
+    kept::Assembly,
     keys::State,
     ledger,
     shared::{RECENT_EVENTS, Shared},
@@ -162,6 +163,9 @@ struct Replay<'a> {
     catalogue: &'a Catalogue,
     blobs: &'a BlobFolder,
     edits: Edits,
+    /// What the journal has of other rooms' things, by the keys of sled.
+    kept: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    assembly: Assembly,
     /// Whether sled had a state.
     is_known: bool,
     /// The last generation that the journal tells of.
@@ -215,6 +219,8 @@ impl<'a> Replay<'a> {
             catalogue,
             blobs,
             edits: Edits::default(),
+            kept: BTreeMap::new(),
+            assembly: Assembly::default(),
             is_known: known.is_some(),
             generation: None,
             walk,
@@ -232,7 +238,42 @@ impl<'a> Replay<'a> {
                 self.generation = Some(line);
                 Ok(())
             }
+            Line::Kept(line) => {
+                self.take_kept(at, line);
+                Ok(())
+            }
+            Line::Told(event) if at < self.from => {
+                drop(event);
+                Ok(())
+            }
+            Line::Told(event) => self.take_told(&event).map_err(io::Error::other),
         }
+    }
+
+    fn take_kept(&mut self, at: u64, line: KeptLine) {
+        if let Some(kept) = self.assembly.take(line)
+            && at >= self.from
+        {
+            let value = kept.sled_value();
+            self.kept.insert(kept.sled_key().into_bytes(), value);
+        }
+    }
+
+    fn take_told(&mut self, event: &Event) -> Result<(), Error> {
+        self.recovered.replayed += 1;
+        let (blobs, walk) = (self.blobs, self.walk.as_ref());
+        let is_held = |checksum: &_| {
+            walk.is_none_or(|walk| walk.may_hold(checksum)) && blobs.length(checksum).is_some()
+        };
+        if let Some(record) = self.edits.get(self.catalogue, &event.name)?
+            && ledger::learn(record, &event.kind, &is_held)
+        {
+            self.edits.mark(&event.name);
+        }
+        if self.edits.len() >= CHUNK {
+            self.apply()?;
+        }
+        Ok(())
     }
 
     fn take_entry(&mut self, at: u64, entry: &Entry) -> io::Result<()> {
@@ -276,6 +317,7 @@ impl<'a> Replay<'a> {
             encoded.records,
             &encoded.new_names,
             Vec::new(),
+            std::mem::take(&mut self.kept).into_iter().collect(),
             &self.recovered.state,
         )
     }
@@ -294,6 +336,10 @@ impl<'a> Replay<'a> {
             .put(Tree::Generation, vec![(key, Some(value))])
     }
 
+    fn has_edits(&self) -> bool {
+        self.edits.len() > 0 || !self.kept.is_empty()
+    }
+
     fn finish(mut self, journal_len: u64) -> Result<Recovered, Error> {
         self.keep_generation()?;
         let known = self.recovered.state;
@@ -303,7 +349,7 @@ impl<'a> Replay<'a> {
             .front()
             .map_or(journal_len, |(at, _event)| *at);
         self.recovered.state.journal_len = journal_len;
-        if self.recovered.state != known || self.edits.len() > 0 || !self.is_known {
+        if self.recovered.state != known || self.has_edits() || !self.is_known {
             self.apply()?;
             self.catalogue.flush()?;
         }

@@ -20,7 +20,8 @@ use super::{
     Options,
     blobs::BlobFolder,
     catalogue::{Catalogue, Value},
-    codec::View,
+    changes::Watchers,
+    codec::{HELD, Row, View},
     commit::Queue,
     error::Error,
     facts::{EntryFacts, Event, Validators},
@@ -28,12 +29,9 @@ use super::{
     keys::{Held, State},
     space::reserve_of,
     staged::Staging,
+    stamps::Stamps,
 };
-use crate::registry::CrateName;
-
-/// How many stamps there are. A name shares its stamp with every 4096th other: what is lost by
-/// that is one look into the store.
-const STAMPS: usize = 4096;
+use crate::registry::{Checksum, CrateName};
 
 /// How many events are kept in memory: what a status page shows.
 pub(super) const RECENT_EVENTS: usize = 256;
@@ -55,15 +53,21 @@ pub(super) struct Shared {
     pub(super) queue: Queue,
     /// `None` only while the committer opens it anew.
     catalogue: RwLock<Option<Arc<Catalogue>>>,
-    stamps: Box<[AtomicU64]>,
+    stamps: Stamps,
     touches: RwLock<HashMap<CrateName, Touch>>,
-    /// Records as they were before the batch that is being made durable: what readers see until it
-    /// is.
+    /// Records, and what is kept for others, as they were before the batch that is being made
+    /// durable: what readers see until it is. Keys of the second start with a byte that no name has.
     shadow: RwLock<BTreeMap<String, Option<Value>>>,
     has_shadow: AtomicBool,
     /// Lower-case names, read when they are first needed.
     names: RwLock<Option<BTreeSet<Box<str>>>>,
     recent: Mutex<VecDeque<Event>>,
+    pub(super) watchers: Watchers,
+    /// Crate files that came or went, and whether they are held: records do not tell so yet.
+    unmarked: RwLock<HashMap<Checksum, bool>>,
+    has_unmarked: AtomicBool,
+    /// Where the durable part of the journal ends.
+    pub(super) journal_len: AtomicU64,
     pub(super) spooled: AtomicU64,
     pub(super) awaited_bytes: AtomicU64,
     pub(super) folder_syncs: AtomicU64,
@@ -108,12 +112,16 @@ impl Shared {
             folder,
             blobs,
             catalogue: RwLock::new(Some(Arc::new(catalogue))),
-            stamps: (0..STAMPS).map(|_index| AtomicU64::new(1)).collect(),
+            stamps: Stamps::default(),
             touches: RwLock::default(),
             shadow: RwLock::default(),
             has_shadow: AtomicBool::new(false),
             names: RwLock::default(),
             recent: Mutex::default(),
+            watchers: Watchers::default(),
+            unmarked: RwLock::default(),
+            has_unmarked: AtomicBool::new(false),
+            journal_len: AtomicU64::new(0),
             spooled: AtomicU64::new(0),
             awaited_bytes: AtomicU64::new(0),
             folder_syncs: AtomicU64::new(0),
@@ -147,17 +155,22 @@ impl Shared {
 
     /// The durable record of a name. What sled cannot read counts as absent, and is looked after.
     pub(super) fn record(&self, key: &str) -> Option<Value> {
-        let found = self.catalogue()?.get(key);
-        // Looked at after sled: either the batch is durable by now, or it is still shadowed.
+        let found = self.catalogue()?.get(key).unwrap_or_else(|error| {
+            self.note_suspect(&error);
+            None
+        });
+        self.durable(key, found)
+    }
+
+    /// What readers see where sled has `found`: looked at after sled, so that either the batch is
+    /// durable by now, or it is still shadowed.
+    pub(super) fn durable(&self, key: &str, found: Option<Value>) -> Option<Value> {
         if self.has_shadow.load(SeqCst)
             && let Some(before) = self.shadow.read().get(key)
         {
             return before.clone();
         }
-        found.unwrap_or_else(|error| {
-            self.note_suspect(&error);
-            None
-        })
+        found
     }
 
     /// Reads a record in place. `None`: there is none, or none that can be trusted.
@@ -195,7 +208,7 @@ impl Shared {
         }
     }
 
-    fn note_suspect(&self, error: &Error) {
+    pub(super) fn note_suspect(&self, error: &Error) {
         self.damaged.fetch_add(1, Relaxed);
         if !self.suspect.swap(true, SeqCst) {
             let cause = std::error::Error::source(error).map(ToString::to_string);
@@ -218,6 +231,23 @@ impl Shared {
     pub(super) fn uncover(&self) {
         self.has_shadow.store(false, SeqCst);
         self.shadow.write().clear();
+    }
+
+    pub(super) fn set_unmarked(&self, moved: impl Iterator<Item = (Checksum, bool)>) {
+        let mut unmarked = self.unmarked.write();
+        unmarked.clear();
+        unmarked.extend(moved);
+        self.has_unmarked.store(!unmarked.is_empty(), SeqCst);
+    }
+
+    /// Whether the crate file of a row is held, as far as the store was told.
+    pub(super) fn is_held(&self, row: &Row<'_>) -> bool {
+        if self.has_unmarked.load(SeqCst)
+            && let Some(held) = self.unmarked.read().get(&row.checksum)
+        {
+            return *held;
+        }
+        row.has(HELD)
     }
 
     // --- facts
@@ -293,23 +323,11 @@ impl Shared {
     // --- stamps, names, events
 
     pub(super) fn stamp(&self, name: &CrateName) -> u64 {
-        self.stamp_of(name.key())
-            .map_or(0, |stamp| stamp.load(SeqCst))
+        self.stamps.of(name.key())
     }
 
     pub(super) fn bump(&self, key: &str) {
-        if let Some(stamp) = self.stamp_of(key) {
-            stamp.fetch_add(1, SeqCst);
-        }
-    }
-
-    fn stamp_of(&self, key: &str) -> Option<&AtomicU64> {
-        // FNV-1a: a name is short, and the choice is no secret.
-        let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        let index = usize::try_from(hash >> 32).unwrap_or(0) % STAMPS;
-        self.stamps.get(index)
+        self.stamps.bump(key);
     }
 
     /// Hands the set of lower-case names to `look`, reading it first if nobody did.

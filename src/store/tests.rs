@@ -16,19 +16,19 @@ use tempfile::TempDir;
 use super::*;
 use crate::registry::IndexFile;
 
-fn at(seconds: u64) -> SystemTime {
+pub(super) fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_800_000_000 + seconds)
 }
 
-fn name(text: &str) -> CrateName {
+pub(super) fn name(text: &str) -> CrateName {
     CrateName::parse(text).expect("a good name")
 }
 
-fn release(krate: &str, version: &str) -> Release {
+pub(super) fn release(krate: &str, version: &str) -> Release {
     Release::parse(krate, version).expect("a good release")
 }
 
-fn sum(seed: &str) -> Checksum {
+pub(super) fn sum(seed: &str) -> Checksum {
     Checksum::of(seed.as_bytes())
 }
 
@@ -65,15 +65,20 @@ fn options(dir: &Path) -> Options {
     }
 }
 
-fn open(dir: &Path) -> Store {
+pub(super) fn open(dir: &Path) -> Store {
     open_report(dir).0
 }
 
-fn open_report(dir: &Path) -> (Store, OpenReport) {
+pub(super) fn open_report(dir: &Path) -> (Store, OpenReport) {
     Store::open(options(dir), at(0)).expect("the store opens")
 }
 
-fn publish(store: &Store, krate: &str, lines: &[(&str, &str, bool)], now: u64) -> Vec<EventKind> {
+pub(super) fn publish(
+    store: &Store,
+    krate: &str,
+    lines: &[(&str, &str, bool)],
+    now: u64,
+) -> Vec<EventKind> {
     store
         .publish(vec![change(krate, lines, at(now))], at(now))
         .expect("published")
@@ -82,7 +87,7 @@ fn publish(store: &Store, krate: &str, lines: &[(&str, &str, bool)], now: u64) -
         .collect()
 }
 
-fn hold(store: &Store, krate: &str, version: &str, content: &str) -> Blob {
+pub(super) fn hold(store: &Store, krate: &str, version: &str, content: &str) -> Blob {
     let mut reservation = store
         .reserve(&sum(content), Some(content.len() as u64))
         .expect("room");
@@ -97,7 +102,7 @@ fn bytes_of(store: &Store, krate: &str) -> Option<Bytes> {
     Some(snapshot.bytes)
 }
 
-fn copy_tree(from: &Path, to: &Path) {
+pub(super) fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder");
     for entry in fs::read_dir(from).expect("readable") {
         let entry = entry.expect("readable");
@@ -111,7 +116,7 @@ fn copy_tree(from: &Path, to: &Path) {
 }
 
 /// What a kill -9 leaves: the files as they are while the store is open.
-fn killed(dir: &Path) -> TempDir {
+pub(super) fn killed(dir: &Path) -> TempDir {
     let copy = TempDir::new().expect("a folder");
     copy_tree(dir, copy.path());
     copy
@@ -938,7 +943,13 @@ fn a_damaged_record_counts_as_absent_and_is_healed() {
         let mut bytes = good.clone();
         bytes[place] ^= 0x20;
         catalogue
-            .apply(vec![("demo".into(), bytes)], &[], Vec::new(), &state)
+            .apply(
+                vec![("demo".into(), bytes)],
+                &[],
+                Vec::new(),
+                Vec::new(),
+                &state,
+            )
             .expect("applied");
         let found = bytes_of(&store, "demo");
         assert!(found.is_none() || found == original, "byte {place}");
@@ -1038,7 +1049,7 @@ fn sled_that_breaks_while_it_runs_is_rebuilt() {
 // --- room
 
 /// A disk whose free bytes the test sets.
-fn small_disk(dir: &Path) -> (Options, Arc<AtomicU64>) {
+pub(super) fn small_disk(dir: &Path) -> (Options, Arc<AtomicU64>) {
     let free = Arc::new(AtomicU64::new(1 << 40));
     let seen = Arc::clone(&free);
     let space = SpaceProbe::new(move |_path| {
@@ -1196,7 +1207,7 @@ fn readers_see_what_is_durable_and_nothing_else() {
     let new = new.encode().expect("fits");
     let records = vec![("demo".to_owned(), new.clone()), ("late".to_owned(), new)];
     catalogue
-        .apply(records, &[], Vec::new(), &state)
+        .apply(records, &[], Vec::new(), Vec::new(), &state)
         .expect("applied");
     assert_eq!(bytes_of(&store, "demo"), before);
     assert_eq!(store.entry(&name("late")).expect("readable"), None);

@@ -1,0 +1,121 @@
+//! Tells who wants to know which names changed: names only, and not more of them than fit.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Weak},
+};
+
+use parking_lot::Mutex;
+
+use super::{Store, stamps::Stamps};
+use crate::registry::CrateName;
+
+/// How many names a subscriber may have waiting. Who is further behind looks at everything.
+const MAX_NAMES: usize = 4096;
+
+/// What changed since somebody last asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// The index entry of these names, or which of their crate files are held. In order.
+    Names(Vec<CrateName>),
+    /// More names than are remembered.
+    Everything,
+}
+
+/// One who wants to know what changes, from when it was made on.
+#[derive(Debug)]
+pub struct Changes {
+    pending: Arc<Mutex<Pending>>,
+}
+
+impl Changes {
+    /// What changed since the last time.
+    pub fn take(&mut self) -> Changed {
+        let pending = std::mem::take(&mut *self.pending.lock());
+        if pending.is_everything {
+            return Changed::Everything;
+        }
+        let names = pending.names.iter();
+        Changed::Names(names.filter_map(|key| CrateName::parse(key).ok()).collect())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    /// Lower-case names.
+    names: BTreeSet<String>,
+    is_everything: bool,
+}
+
+impl Pending {
+    fn add<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
+        if self.is_everything {
+            return;
+        }
+        self.names.extend(names.cloned());
+        if self.names.len() > MAX_NAMES {
+            self.set_everything();
+        }
+    }
+
+    fn set_everything(&mut self) {
+        self.names.clear();
+        self.is_everything = true;
+    }
+}
+
+/// All who want to know.
+#[derive(Debug, Default)]
+pub(super) struct Watchers {
+    subscribers: Mutex<Vec<Weak<Mutex<Pending>>>>,
+    /// For those who only want to know whether anything changed.
+    stamps: Stamps,
+}
+
+impl Watchers {
+    fn subscribe(&self) -> Changes {
+        let pending = Arc::default();
+        self.subscribers.lock().push(Arc::downgrade(&pending));
+        Changes { pending }
+    }
+
+    fn each(&self, tell: impl Fn(&mut Pending)) {
+        self.subscribers.lock().retain(|watcher| {
+            let watcher = watcher.upgrade();
+            if let Some(pending) = &watcher {
+                tell(&mut pending.lock());
+            }
+            watcher.is_some()
+        });
+    }
+
+    /// Tells that names changed, once readers see it.
+    pub(super) fn tell(&self, names: &BTreeSet<String>) {
+        for name in names {
+            self.stamps.bump(name);
+        }
+        if !names.is_empty() {
+            self.each(|pending| pending.add(names.iter()));
+        }
+    }
+
+    /// Tells that anything may have changed.
+    pub(super) fn tell_everything(&self) {
+        self.stamps.bump_all();
+        self.each(Pending::set_everything);
+    }
+}
+
+impl Store {
+    /// A number that changes whenever the index entry of the name or which of its crate files are
+    /// held does: what [`stamp`](Store::stamp) is for the entry alone, at the same cost.
+    pub fn held_stamp(&self, name: &CrateName) -> u64 {
+        self.shared().watchers.stamps.of(name.key())
+    }
+
+    /// Subscribes to what changes from now on: names whose index entry or whose held crate files
+    /// became others. At most 4096 names wait for each subscriber.
+    pub fn changes(&self) -> Changes {
+        self.shared().watchers.subscribe()
+    }
+}
