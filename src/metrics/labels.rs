@@ -48,6 +48,16 @@ label! {
 }
 
 label! {
+    /// Where a bundle goes.
+    Direction {
+        /// Out of here.
+        Export = "export",
+        /// In here.
+        Import = "import",
+    }
+}
+
+label! {
     /// The protocol that a request came by.
     Protocol {
         /// HTTP/1.0 and 1.1.
@@ -176,5 +186,45 @@ label! {
         Unchanged = "unchanged",
         /// It could not be fetched or published.
         Failed = "failed",
+    }
+}
+
+label! {
+    /// What hashing a stored file found.
+    Verified {
+        /// It is what it should be.
+        Good = "good",
+        /// Its bytes are others.
+        Damaged = "damaged",
+        /// The disk does not give it.
+        Unreadable = "unreadable",
+        /// No record names it.
+        Unknown = "unknown",
+        /// A record takes it for held, and it is not there.
+        Missing = "missing",
+    }
+}
+
+label! {
+    /// A kind of job that somebody asks for.
+    Job {
+        /// Fetching ahead.
+        Sync = "sync",
+        /// Asking for index entries again.
+        Refresh = "refresh",
+        /// Pins, made and taken back.
+        Pin = "pin",
+        /// Reports that only read.
+        Read = "read",
+        /// Hashing what is held.
+        Verify = "verify",
+        /// Removing.
+        Gc = "gc",
+        /// Writing a bundle.
+        Export = "export",
+        /// Taking in a bundle or files of a lab.
+        Import = "import",
+        /// Copying the store.
+        Backup = "backup",
     }
 }

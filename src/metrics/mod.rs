@@ -10,13 +10,13 @@ mod labels;
 use std::time::Duration;
 
 use prometheus::{
-    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, Opts, Registry, TextEncoder,
+    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
+    IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
 pub use labels::{
-    Arrival, CacheResult, Endpoint, FollowOutcome, GitProtocol, GitRequest, GitResult, Kind,
-    Outcome, Protocol,
+    Arrival, CacheResult, Direction, Endpoint, FollowOutcome, GitProtocol, GitRequest, GitResult,
+    Job, Kind, Outcome, Protocol, Verified,
 };
 
 /// Buckets of request durations, in seconds. A ready answer takes tens of microseconds, a stored
@@ -56,6 +56,9 @@ macro_rules! series {
             $labels,
         )?
     };
+    (@new GaugeVec, $name:literal, $help:expr, $labels:expr) => {
+        GaugeVec::new(Opts::new($name, $help), $labels)?
+    };
     (@new IntCounter, $name:literal, $help:expr, $labels:expr) => {
         IntCounter::with_opts(Opts::new($name, $help))?
     };
@@ -94,6 +97,10 @@ series! {
     mismatches: IntCounter("orlop_store_mismatches_total");
     /// Stored files found damaged when they were to be served. They are fetched again.
     damaged_blobs: IntCounter("orlop_store_damaged_blobs_total");
+    /// Releases that syncs dealt with, by what came of them.
+    sync_releases: IntCounterVec("orlop_sync_releases_total", "result");
+    /// Releases and names that could not be fetched ahead so far and are tried again.
+    sync_failures: IntGauge("orlop_sync_failures");
     /// Crates whose index entry is in the store.
     names: IntGauge("orlop_store_names");
     /// Crate files in the store.
@@ -112,6 +119,10 @@ series! {
     generation_duration: HistogramVec("orlop_generation_seconds");
     /// Generations that could not be made. Each is tried again, and nothing of it is lost.
     generation_failures: IntCounter("orlop_generation_failures_total");
+    /// Commits made to the git indexes of views.
+    view_commits: IntCounter("orlop_view_commits_total");
+    /// Times that the git index of a view could not be brought up to date. Each is tried again.
+    view_commit_failures: IntCounter("orlop_view_commit_failures_total");
     /// Bytes of the repository of the git index.
     git_repository_bytes: IntGauge("orlop_git_repository_bytes");
     /// Ready answers held in memory, in bytes.
@@ -126,6 +137,18 @@ series! {
     followed_names: IntCounter("orlop_index_followed_names_total");
     /// When the upstream's git index was last wholly in the store, in seconds since 1970; 0 where none is followed.
     followed_at: Gauge("orlop_index_followed_timestamp_seconds");
+    /// Stored files that a verification hashed, by what it found.
+    verified_blobs: IntCounterVec("orlop_verify_blobs_total", "result");
+    /// Bytes of bundles that were written or read.
+    bundle_bytes: IntCounterVec("orlop_bundle_bytes_total", "direction");
+    /// Jobs that run now: fetching ahead, bundles, upkeep.
+    jobs_running: GaugeVec("orlop_jobs_running", "kind");
+    /// When a job of this kind last ended well and without problems, in seconds since 1970; 0 where none has since the start.
+    job_success: GaugeVec("orlop_job_last_success_timestamp_seconds", "kind");
+    /// When a job of this kind last ended in whatever way, in seconds since 1970; 0 where none has since the start.
+    job_attempt: GaugeVec("orlop_job_last_attempt_timestamp_seconds", "kind");
+    /// How long the last job of this kind took.
+    job_duration: GaugeVec("orlop_job_duration_seconds", "kind");
     /// 1, with the version of the program as a label.
     build_info: IntCounterVec("orlop_build_info", "version");
     /// Time since the program was started.
@@ -163,6 +186,8 @@ pub struct Gauges {
     pub hot_bytes: u64,
     /// When the upstream's git index was last wholly in the store, since 1970.
     pub followed_at: Option<Duration>,
+    /// Jobs that run now.
+    pub jobs: Vec<Job>,
     /// Time since the start.
     pub uptime: Duration,
 }
@@ -221,6 +246,19 @@ impl Metrics {
         drop(self.generation_duration.with_label_values::<&str>(&[]));
         for outcome in FollowOutcome::ALL {
             drop(self.follows.with_label_values(&[outcome.as_str()]));
+        }
+        for direction in Direction::ALL {
+            drop(self.bundle_bytes.with_label_values(&[direction.as_str()]));
+        }
+        for job in Job::ALL {
+            for series in [
+                &self.jobs_running,
+                &self.job_success,
+                &self.job_attempt,
+                &self.job_duration,
+            ] {
+                series.with_label_values(&[job.as_str()]).set(0.0);
+            }
         }
         self.build_info
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
@@ -317,6 +355,20 @@ impl Metrics {
         self.git_pack_bytes.inc_by(bytes);
     }
 
+    /// Counts stored files that a verification looked at.
+    pub fn verified(&self, result: Verified, count: u64) {
+        self.verified_blobs
+            .with_label_values(&[result.as_str()])
+            .inc_by(count);
+    }
+
+    /// Counts bytes of a bundle.
+    pub fn bundled(&self, direction: Direction, bytes: u64) {
+        self.bundle_bytes
+            .with_label_values(&[direction.as_str()])
+            .inc_by(bytes);
+    }
+
     /// Counts a generation that was made in so much time.
     pub fn generation(&self, duration: Duration) {
         self.generation_duration
@@ -329,15 +381,53 @@ impl Metrics {
         self.generation_failures.inc();
     }
 
+    /// Counts a commit to the git index of a view.
+    pub fn view_commit(&self) {
+        self.view_commits.inc();
+    }
+
+    /// Counts a git index of a view that could not be brought up to date.
+    pub fn view_commit_failure(&self) {
+        self.view_commit_failures.inc();
+    }
+
     /// Counts one look at a git index that is followed, and the names that it changed.
     pub fn followed(&self, outcome: FollowOutcome, names: u64) {
         self.follows.with_label_values(&[outcome.as_str()]).inc();
         self.followed_names.inc_by(names);
     }
 
+    /// Notes the end of a job; `at` is since 1970.
+    pub fn job(&self, job: Job, at: Duration, took: Duration, is_well: bool) {
+        let label = [job.as_str()];
+        let at = at.as_secs_f64();
+        self.job_attempt.with_label_values(&label).set(at);
+        if is_well {
+            self.job_success.with_label_values(&label).set(at);
+        }
+        self.job_duration
+            .with_label_values(&label)
+            .set(took.as_secs_f64());
+    }
+
     /// Counts a file that was not what the index promises.
     pub fn mismatch(&self) {
         self.mismatches.inc();
+    }
+
+    /// Counts what a sync came to.
+    pub fn synced(&self, fetched: u64, held: u64, failed: u64) {
+        for (result, count) in [("fetched", fetched), ("held", held), ("failed", failed)] {
+            self.sync_releases
+                .with_label_values(&[result])
+                .inc_by(count);
+        }
+    }
+
+    /// Says how many failures of syncs there are.
+    pub fn sync_failures(&self, count: u64) {
+        self.sync_failures
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts a stored file that is no longer what it was.
@@ -379,6 +469,12 @@ impl Metrics {
         self.hot_bytes.set(as_gauge(gauges.hot_bytes));
         self.followed_at
             .set(gauges.followed_at.unwrap_or_default().as_secs_f64());
+        for job in Job::ALL {
+            let running = gauges.jobs.iter().filter(|running| *running == job);
+            let running = u32::try_from(running.count()).unwrap_or(u32::MAX);
+            let series = self.jobs_running.with_label_values(&[job.as_str()]);
+            series.set(f64::from(running));
+        }
         self.uptime.set(gauges.uptime.as_secs_f64());
     }
 }
