@@ -52,7 +52,7 @@ impl Clients {
 }
 
 /// Makes *ring* the crypto of this process, unless somebody chose before.
-fn install_crypto() {
+pub(super) fn install_crypto() {
     let installed = rustls::crypto::ring::default_provider().install_default();
     if installed.is_err() {
         tracing::trace!("a crypto provider was there already");
@@ -70,7 +70,7 @@ fn builder(
         .gzip(gzip)
         .referer(false)
         .redirect(redirects(rules))
-        .dns_resolver(Resolver(Arc::clone(rules)))
+        .dns_resolver(Resolver::new(Arc::clone(rules)))
         .connect_timeout(options.connect_timeout)
         .pool_idle_timeout(KEEP_IDLE)
         .pool_max_idle_per_host(options.concurrency)

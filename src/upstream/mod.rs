@@ -14,6 +14,7 @@ mod download;
 mod error;
 mod gate;
 mod git;
+pub mod probe;
 mod resolve;
 pub mod retry;
 mod secret;

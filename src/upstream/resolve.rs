@@ -9,10 +9,15 @@
 //! proxy's to refuse.
 
 use std::{
+    collections::HashMap,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::Pin,
     sync::Arc,
 };
 
+use futures_util::{FutureExt as _, future::Shared};
+use parking_lot::Mutex;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
@@ -193,15 +198,26 @@ fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
 
 /// The system's resolver, without the addresses that the rules refuse.
 #[derive(Debug)]
-pub(super) struct Resolver(pub(super) Arc<Rules>);
+pub(super) struct Resolver {
+    rules: Arc<Rules>,
+    lookups: Lookups,
+}
+
+impl Resolver {
+    pub(super) fn new(rules: Arc<Rules>) -> Resolver {
+        Resolver {
+            rules,
+            lookups: Lookups::default(),
+        }
+    }
+}
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let rules = Arc::clone(&self.0);
+        let (rules, lookups) = (Arc::clone(&self.rules), self.lookups.clone());
         Box::pin(async move {
             let host = name.as_str();
-            // Port 0 stands for that of the URL.
-            let found = tokio::net::lookup_host((host, 0)).await?.collect();
+            let found = lookups.of(host, system_lookup).await?;
             let admitted = rules.filter(host, found)?;
             let addresses: Addrs = Box::new(admitted.into_iter());
             Ok(addresses)
@@ -209,8 +225,56 @@ impl Resolve for Resolver {
     }
 }
 
+/// What a lookup brought, for all who wait for it.
+type Found = Result<Vec<SocketAddr>, Arc<io::Error>>;
+
+type Lookup = Shared<Pin<Box<dyn Future<Output = Found> + Send>>>;
+
+/// The lookups under way, one a host: a sync begins with many connections at once, and a name
+/// server that is asked the same thing by all of them drops some questions, which cost the
+/// system's resolver five seconds each.
+#[derive(Debug, Clone, Default)]
+struct Lookups(Arc<Mutex<HashMap<String, Lookup>>>);
+
+impl Lookups {
+    async fn of<F>(&self, host: &str, look: impl FnOnce(String) -> F) -> Found
+    where
+        F: Future<Output = Found> + Send + 'static,
+    {
+        let lookup = {
+            let mut under_way = self.0.lock();
+            let entry = under_way.entry(host.to_owned());
+            entry
+                .or_insert_with_key(|host| {
+                    let lookup: Pin<Box<dyn Future<Output = Found> + Send>> =
+                        Box::pin(look(host.clone()));
+                    lookup.shared()
+                })
+                .clone()
+        };
+        let found = lookup.clone().await;
+        let mut under_way = self.0.lock();
+        // Another may have begun since, for those who came later.
+        if under_way
+            .get(host)
+            .is_some_and(|other| other.ptr_eq(&lookup))
+        {
+            under_way.remove(host);
+        }
+        found
+    }
+}
+
+async fn system_lookup(host: String) -> Found {
+    // Port 0 stands for that of the URL.
+    let found = tokio::net::lookup_host((host.as_str(), 0)).await;
+    found.map(Iterator::collect).map_err(Arc::new)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use proptest::prelude::*;
 
     use super::*;
@@ -223,6 +287,44 @@ mod tests {
         let index = "https://Index.test/".parse().expect("a good URL");
         let proxy = "http://10.0.0.9:3128".parse().expect("a good URL");
         Rules::new(&index, Some(&proxy), allow_private)
+    }
+
+    #[tokio::test]
+    async fn a_host_is_looked_up_once_for_all_who_connect_to_it() {
+        let lookups = Lookups::default();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let look = |host: String| {
+            let asked = Arc::clone(&asked);
+            async move {
+                assert_eq!(host, "index.test");
+                asked.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                Ok(vec![SocketAddr::from(([192, 0, 2, 1], 0))])
+            }
+        };
+        let all = (0..24).map(|_connection| lookups.of("index.test", look));
+        let found = futures_util::future::join_all(all).await;
+        assert_eq!(found.len(), 24);
+        assert!(
+            found
+                .iter()
+                .all(|found| found.as_ref().is_ok_and(|it| it.len() == 1))
+        );
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        // It is no cache: whoever comes later asks again.
+        assert!(lookups.of("index.test", look).await.is_ok());
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+        assert!(lookups.0.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_lookup_that_fails_fails_for_all_who_wait_and_is_tried_by_the_next() {
+        let lookups = Lookups::default();
+        let refuse = |_host| async { Err(Arc::new(io::Error::from(io::ErrorKind::NotFound))) };
+        let (one, other) = tokio::join!(lookups.of("a.test", refuse), lookups.of("a.test", refuse));
+        assert!(one.is_err() && other.is_err());
+        let found = lookups.of("a.test", |_host| async { Ok(Vec::new()) }).await;
+        assert!(found.is_ok());
     }
 
     #[test]
