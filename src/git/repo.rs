@@ -141,6 +141,11 @@ impl Repo {
         Ok((Repo { inner }, report))
     }
 
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
     /// The newest commit; `None`: there is none yet.
     pub fn head(&self) -> Option<Head> {
         self.inner.state.read().history.head()
