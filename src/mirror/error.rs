@@ -29,6 +29,20 @@ pub enum Error {
         /// The crate or release asked for.
         what: String,
     },
+    /// A view that shows only what is held was asked for more.
+    #[error("{release} is not held by this mirror, and the view `{view}` asks nobody for it")]
+    NotInView {
+        /// The release asked for.
+        release: Release,
+        /// The view.
+        view: String,
+    },
+    /// A file that is held is not what it was, and nobody may be asked for it.
+    #[error("the stored file of {release} is damaged")]
+    Damaged {
+        /// The release asked for.
+        release: Release,
+    },
     /// The mirror is offline, and what it held of the entry was lost.
     #[error("the index entry of `{name}` was damaged, and no upstream is asked for it")]
     LostEntry {
@@ -152,15 +166,17 @@ impl Error {
     /// When it may be worth asking again. `None`: asking again changes nothing.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Error::UnknownCrate { .. } | Error::UnknownVersion { .. } | Error::NotHeld { .. } => {
-                None
-            }
+            Error::UnknownCrate { .. }
+            | Error::UnknownVersion { .. }
+            | Error::NotHeld { .. }
+            | Error::NotInView { .. } => None,
             Error::Upstream { source, .. } => {
                 Some(source.retry_after().unwrap_or(DEFAULT_RETRY_AFTER))
             }
-            Error::Store { .. } | Error::Unreadable { .. } | Error::LostEntry { .. } => {
-                Some(STORE_RETRY_AFTER)
-            }
+            Error::Store { .. }
+            | Error::Unreadable { .. }
+            | Error::Damaged { .. }
+            | Error::LostEntry { .. } => Some(STORE_RETRY_AFTER),
             Error::Follow { .. }
             | Error::MissingUpstream { .. }
             | Error::Mismatch { .. }
@@ -177,6 +193,12 @@ impl Error {
             Error::NotHeld { .. } => {
                 Some("fetch it on a mirror with internet first, or set `mode = \"fallback\"`")
             }
+            Error::NotInView { .. } => Some(
+                "fetch it through the mirror's own index or with `orlop sync`; views show it then",
+            ),
+            Error::Damaged { .. } => Some(
+                "ask for it through the mirror's own index, or run `orlop verify --repair`: it is fetched again",
+            ),
             Error::LostEntry { .. } => {
                 Some("set `mode = \"fallback\"` once, so that the mirror fetches it again")
             }

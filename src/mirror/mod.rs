@@ -10,13 +10,22 @@
 //! Decisions are made in `policy`, which is pure; the time comes from the [`Clock`] here.
 
 mod activity;
+pub mod backup;
+pub mod bundle;
 mod error;
 mod fetch;
 mod flight;
 mod follow;
 mod generations;
 mod index;
+pub mod jobs;
+mod patient;
+pub mod seed;
+pub mod select;
+pub mod sync;
 mod tasks;
+pub mod upkeep;
+pub mod views;
 
 use std::{
     sync::Arc,
@@ -30,6 +39,7 @@ pub use follow::{Options as FollowOptions, Status as FollowStatus};
 pub use generations::{GitState, GitStatus, Options as GenerationOptions};
 pub use index::IndexEntry;
 pub use tasks::Clock;
+pub use views::{NoView, ViewEntry, ViewGit, ViewStatus};
 
 use self::{
     activity::Activities, fetch::Progress, flight::Flights, generations::Generations,
@@ -64,6 +74,14 @@ pub struct Options {
     pub generations: GenerationOptions,
     /// How the upstream's git index is followed, where it has one.
     pub follow: Option<FollowOptions>,
+    /// How crates are fetched ahead.
+    pub sync: sync::Options,
+    /// Whose bundles are taken in, and how ours are signed.
+    pub bundle: bundle::Options,
+    /// Which views of the index there are.
+    pub views: views::Options,
+    /// How long things are kept.
+    pub upkeep: upkeep::Options,
 }
 
 impl Default for Options {
@@ -76,6 +94,10 @@ impl Default for Options {
             remember_failure: Duration::from_secs(1),
             generations: GenerationOptions::default(),
             follow: None,
+            sync: sync::Options::default(),
+            bundle: bundle::Options::default(),
+            views: views::Options::default(),
+            upkeep: upkeep::Options::default(),
         }
     }
 }
@@ -93,6 +115,9 @@ const MAX_OPEN_BLOBS: usize = 256;
 /// How often what was gathered in memory (times of checks) goes to the store. What a crash loses
 /// of it costs one conditional request an entry.
 const FLUSH_PERIOD: Duration = Duration::from_secs(60);
+
+/// What fetches of a cancelled job get at the end of the program: enough for a last fsync.
+const CUT_GRACE: Duration = Duration::from_millis(300);
 
 /// How often the end looks whether the last job is over.
 const IDLE_CHECK: Duration = Duration::from_millis(10);
@@ -124,8 +149,13 @@ struct Inner {
     /// Sound files that were opened a moment ago.
     open: quick_cache::sync::Cache<Checksum, (Blob, Instant)>,
     activities: Activities,
+    /// `None`: it is not recorded who fetches what.
+    uses: Option<upkeep::Uses>,
+    jobs: jobs::Registry,
     /// `None`: the git index is switched off.
     generations: Option<Arc<Generations>>,
+    /// The views of the index that are served.
+    views: views::Views,
     /// `None`: the index is asked for entry by entry.
     follow: Option<Arc<follow::Follow>>,
     tasks: parking_lot::RwLock<Tasks>,
@@ -152,6 +182,8 @@ pub struct Status {
     pub recent: Vec<Activity>,
     /// The git index; `None`: it is switched off.
     pub git: Option<GitStatus>,
+    /// The views of the index.
+    pub views: Vec<ViewStatus>,
     /// The time of day.
     pub now: SystemTime,
     /// Time since the start.
@@ -176,13 +208,17 @@ impl Mirror {
     ) -> std::io::Result<Mirror> {
         let cutting = options.generations.clone();
         let generations = repo.map(|repo| Arc::new(Generations::new(cutting, store.clone(), repo)));
+        let cutting = generations.is_some().then_some(&options.generations);
+        let views = views::Views::new(&options.views, &store, cutting);
         let tasks = Tasks::start()?;
         let follow = match options.follow.clone() {
             Some(how) => follow::Follow::open(how, &upstream, tasks.stop_flag())?,
             None => None,
         };
+        let uses = upkeep::Uses::new(options.upkeep.keep_uses_for);
         let mirror = Mirror {
             inner: Arc::new(Inner {
+                uses,
                 options,
                 store,
                 upstream,
@@ -195,14 +231,18 @@ impl Mirror {
                 sound: quick_cache::sync::Cache::new(MAX_SOUND_BLOBS),
                 open: quick_cache::sync::Cache::new(MAX_OPEN_BLOBS),
                 activities: Activities::default(),
+                jobs: jobs::Registry::default(),
                 generations,
+                views,
                 follow,
                 tasks: parking_lot::RwLock::new(tasks),
             }),
         };
         mirror.start_generations();
+        mirror.start_views();
         mirror.start_upkeep();
         mirror.start_following();
+        mirror.start_schedule();
         Ok(mirror)
     }
 
@@ -224,6 +264,13 @@ impl Mirror {
             self.is_filling(),
             tasks.stop_flag(),
         )));
+    }
+
+    fn start_views(&self) {
+        let inner = &self.inner;
+        inner
+            .views
+            .start(&inner.tasks.read(), inner.clock, &inner.metrics);
     }
 
     /// Whether an index that is followed is on its way for the first time.
@@ -248,12 +295,14 @@ impl Mirror {
     /// Says by which URL clients reach this server, without a slash at its end: the git index
     /// names it in its `config.json`. A new one makes a commit.
     pub fn set_public_base(&self, base: Option<String>) {
+        self.inner.views.set_base(base.as_deref());
         if let Some(generations) = &self.inner.generations {
             generations.set_base(base);
         }
     }
 
     fn start_upkeep(&self) {
+        self.inner.note_recording();
         let tasks = self.inner.tasks.read();
         let (store, stop) = (self.inner.store.clone(), tasks.stop_flag());
         drop(tasks.spawn(async move {
@@ -266,7 +315,10 @@ impl Mirror {
                         "could not look through the blobs"
                     );
                 }
-                Err(_panicked) => tracing::error!("looking through the blobs panicked"),
+                Err(error) if error.is_panic() => {
+                    tracing::error!("looking through the blobs panicked");
+                }
+                Err(_end_of_the_program) => {}
             }
         }));
         let store = self.inner.store.clone();
@@ -276,6 +328,12 @@ impl Mirror {
                     error = &error as &dyn std::error::Error,
                     "could not write the times of checks"
                 );
+            }
+        });
+        let inner = Arc::downgrade(&self.inner);
+        tasks.every(FLUSH_PERIOD, move || {
+            if let Some(inner) = inner.upgrade() {
+                inner.write_uses();
             }
         });
     }
@@ -337,6 +395,7 @@ impl Mirror {
                 .generations
                 .as_ref()
                 .map(|generations| generations.status()),
+            views: inner.views.status(),
             now: inner.clock.now(),
             uptime: inner.clock.uptime(),
         }
@@ -349,9 +408,11 @@ impl Mirror {
 
     fn is_busy(&self) -> bool {
         let follow = self.inner.follow.as_ref();
-        self.inner.fetches.under_way() > 0
-            || self.inner.refreshes.under_way() > 0
-            || follow.is_some_and(|follow| follow.is_under_way())
+        self.inner.jobs.is_busy() || follow.is_some_and(|follow| follow.is_under_way())
+    }
+
+    fn is_fetching(&self) -> bool {
+        self.inner.fetches.under_way() > 0 || self.inner.refreshes.under_way() > 0
     }
 
     /// Cuts what is staged, so that a clone made elsewhere from the files has it. What does not
@@ -385,18 +446,32 @@ impl Mirror {
     pub fn shut_down(&self, grace: Duration) -> Result<(), Error> {
         let until = Instant::now() + grace;
         self.inner.tasks.read().stop();
-        if self.is_busy() {
+        self.stop_jobs();
+        if self.is_busy() || self.is_fetching() {
             tracing::info!(?grace, "lets jobs under way end");
         }
         while self.is_busy() && Instant::now() < until {
             std::thread::sleep(IDLE_CHECK);
         }
+        // What a cancelled job was fetching nobody waits for: it is fetched when the job is asked
+        // for again.
+        let until = if self.inner.jobs.has_cut() {
+            until.min(Instant::now() + CUT_GRACE)
+        } else {
+            until
+        };
+        while self.is_fetching() && Instant::now() < until {
+            std::thread::sleep(IDLE_CHECK);
+        }
         self.cut_last(until);
+        let least = Instant::now() + LAST_WRITE_GRACE;
+        self.inner.views.cut_last(until.max(least));
         let left = until.saturating_duration_since(Instant::now());
         self.inner
             .tasks
             .write()
             .shut_down(left.max(LAST_WRITE_GRACE));
+        self.inner.write_uses();
         let store = self.inner.store.clone();
         store
             .close()

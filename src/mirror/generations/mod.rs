@@ -49,6 +49,13 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// How often to look whether a cut is due.
+    pub(super) fn tick(&self) -> Duration {
+        (self.quiet_for / 4).clamp(SHORTEST_TICK, TICK)
+    }
+}
+
 /// Whether the git index can be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GitState {
@@ -82,7 +89,7 @@ pub struct GitStatus {
 }
 
 /// The path of the registry's own description in the tree.
-const CONFIG: &str = "config.json";
+pub(super) const CONFIG: &str = "config.json";
 
 /// How many lines of a message tell what changed: what a person reads.
 const MAX_LINES: usize = 100;
@@ -179,7 +186,7 @@ impl Generations {
 
     /// How often [`Pace::is_due`] should be asked.
     pub(super) fn tick(&self) -> Duration {
-        (self.options.quiet_for / 4).clamp(SHORTEST_TICK, TICK)
+        self.options.tick()
     }
 
     pub(super) fn pace(&self) -> Pace {
@@ -246,7 +253,7 @@ impl Generations {
     }
 }
 
-fn with_sources(error: &dyn std::error::Error) -> String {
+pub(super) fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -960,14 +967,14 @@ fn change_of(name: &CrateName, bytes: Option<Bytes>) -> FileChange {
     }
 }
 
-fn config_change(bytes: Bytes) -> FileChange {
+pub(super) fn config_change(bytes: Bytes) -> FileChange {
     FileChange {
         path: CONFIG.to_owned(),
         bytes: Some(bytes),
     }
 }
 
-fn whole_seconds(time: SystemTime) -> SystemTime {
+pub(super) fn whole_seconds(time: SystemTime) -> SystemTime {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }
@@ -976,18 +983,23 @@ fn whole_seconds(time: SystemTime) -> SystemTime {
 
 /// What changed, for people.
 #[derive(Debug, Default)]
-struct Story {
+pub(super) struct Story {
     lines: Vec<String>,
 }
 
 impl Story {
     /// `false`: enough is told.
-    fn tell(&mut self, name: &CrateName, older: Option<&Bytes>, newer: Option<&Bytes>) -> bool {
+    pub(super) fn tell(
+        &mut self,
+        name: &CrateName,
+        older: Option<&Bytes>,
+        newer: Option<&Bytes>,
+    ) -> bool {
         self.lines.push(line(name, older, newer));
         self.lines.len() < MAX_LINES
     }
 
-    fn message(mut self, survey: Survey, base: Option<&str>) -> String {
+    pub(super) fn message(mut self, survey: Survey, base: Option<&str>) -> String {
         let names = survey.new + survey.updated + survey.removed;
         let subject = summary(survey);
         let told = self.lines.len() as u64;
@@ -1004,7 +1016,7 @@ impl Story {
 }
 
 /// What changed, in a phrase.
-fn summary(survey: Survey) -> String {
+pub(super) fn summary(survey: Survey) -> String {
     let names = survey.new + survey.updated + survey.removed;
     if names == 0 {
         return format!("`{CONFIG}` changed");
@@ -1133,8 +1145,10 @@ pub(super) async fn cut_once(
             metrics.generation_failure();
             None
         }
-        Err(_panicked) => {
-            tracing::error!("cutting a generation panicked; it is tried again");
+        Err(error) => {
+            if error.is_panic() {
+                tracing::error!("cutting a generation panicked; it is tried again");
+            }
             metrics.generation_failure();
             None
         }
