@@ -23,6 +23,7 @@ use super::{
     error::Error,
     flight::{Boarding, Leader},
     index::Refreshed,
+    sync::Pace,
 };
 use crate::{
     metrics::{CacheResult, Kind},
@@ -195,24 +196,7 @@ impl Mirror {
 
     /// Joins the fetch of these bytes or begins it, and waits until the first may be sent.
     async fn fetch(&self, release: &Release, facts: &ReleaseFacts) -> Result<CrateFile, Error> {
-        let progress = match self.inner.fetches.board(&facts.checksum, Progress::default) {
-            Boarding::Joined(progress) => progress,
-            Boarding::Lead(leader, progress) => {
-                let (inner, facts) = (Arc::clone(&self.inner), facts.clone());
-                let led = self
-                    .inner
-                    .tasks
-                    .read()
-                    .spawn(async move { inner.lead_fetch(&facts, leader).await });
-                drop(led);
-                progress
-            }
-            Boarding::Full => {
-                return Err(Error::Busy {
-                    what: release.to_string(),
-                });
-            }
-        };
+        let progress = self.board(release, &facts.checksum, None)?;
         first_bytes(
             release,
             &facts.checksum,
@@ -220,6 +204,68 @@ impl Mirror {
             self.inner.options.answer_within,
         )
         .await
+    }
+}
+
+impl Mirror {
+    /// Joins the fetch of these bytes or begins it. `pace`: what a job's fetch is slowed by.
+    fn board(
+        &self,
+        release: &Release,
+        checksum: &Checksum,
+        pace: Option<&Arc<Pace>>,
+    ) -> Result<watch::Receiver<Progress>, Error> {
+        match self.inner.fetches.board(checksum, Progress::default) {
+            Boarding::Joined(progress) => Ok(progress),
+            Boarding::Lead(leader, progress) => {
+                let (inner, pace) = (Arc::clone(&self.inner), pace.cloned());
+                let (release, checksum) = (release.clone(), *checksum);
+                let led = self.inner.tasks.read().spawn(async move {
+                    inner
+                        .lead_fetch(&release, &checksum, leader, pace.as_deref())
+                        .await;
+                });
+                drop(led);
+                Ok(progress)
+            }
+            Boarding::Full => Err(Error::Busy {
+                what: release.to_string(),
+            }),
+        }
+    }
+
+    /// Makes sure that the file of a release is held, for a job: by the same fetch that clients
+    /// wait for, and without looking into a file that is here. Its length, if it came now.
+    ///
+    /// Cancel safe: a fetch that began goes on, and what it gets is kept.
+    ///
+    /// # Errors
+    /// As [`crate_file`](Mirror::crate_file), but for what the index would have to be asked.
+    pub(super) async fn hold(
+        &self,
+        release: &Release,
+        checksum: &Checksum,
+        pace: &Arc<Pace>,
+    ) -> Result<Option<u64>, Error> {
+        let held = self.inner.store.blob(checksum);
+        if held
+            .map_err(|error| Error::store(release, error))?
+            .is_some()
+        {
+            return Ok(None);
+        }
+        let mut progress = self.board(release, checksum, Some(pace))?;
+        let ended = |progress: &Progress| progress.end.is_some();
+        let end = match progress.wait_for(ended).await {
+            Ok(progress) => progress.end.clone(),
+            Err(_closed) => None,
+        };
+        match end {
+            Some(end) => end.map(|blob| Some(blob.len())),
+            None => Err(Error::Lost {
+                what: release.to_string(),
+            }),
+        }
     }
 }
 
@@ -259,7 +305,7 @@ async fn first_bytes(
 }
 
 impl Inner {
-    fn listed(&self, release: &Release) -> Result<Option<ReleaseFacts>, Error> {
+    pub(super) fn listed(&self, release: &Release) -> Result<Option<ReleaseFacts>, Error> {
         self.store
             .release(release)
             .map_err(|error| Error::store(release, error))
@@ -270,7 +316,7 @@ impl Inner {
     /// Whatever happened to the disk meanwhile, a file is read and hashed once before it is served
     /// for the first time since the start; a damaged one counts as not held, and fetching it anew
     /// replaces it.
-    async fn sound_blob(
+    pub(super) async fn sound_blob(
         &self,
         release: &Release,
         facts: Option<&ReleaseFacts>,
@@ -335,17 +381,19 @@ impl Inner {
 
     async fn lead_fetch(
         self: Arc<Self>,
-        facts: &ReleaseFacts,
+        release: &Release,
+        checksum: &Checksum,
         mut leader: Leader<Checksum, Progress>,
+        pace: Option<&Pace>,
     ) {
         let started = Instant::now();
-        let release = Release {
-            name: facts.name.clone(),
-            version: facts.version.clone(),
-        };
-        let end = self.fetch_now(&release, &facts.checksum, &leader).await;
+        let end = self.fetch_now(release, checksum, &leader, pace).await;
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         match &end {
+            // A job tells of its own fetches, and of all that failed.
+            Ok(blob) if pace.is_some() => {
+                tracing::debug!(%release, size_bytes = blob.len(), duration_ms, "fetched {release}");
+            }
             Ok(blob) => {
                 tracing::info!(krate.name = %release.name, krate.version = %release.version, size_bytes = blob.len(), duration_ms, "fetched {release}");
                 self.note(format!("`{release}` fetched"));
@@ -373,6 +421,7 @@ impl Inner {
         release: &Release,
         checksum: &Checksum,
         leader: &Leader<Checksum, Progress>,
+        pace: Option<&Pace>,
     ) -> Result<Blob, Error> {
         // Between a look into the store and the boarding another fetch may have come to its end.
         if let Ok(Some(blob)) = self.store.blob(checksum)
@@ -380,7 +429,7 @@ impl Inner {
         {
             return Ok(blob);
         }
-        let spool = self.spool(release, checksum, leader).await?;
+        let spool = self.spool(release, checksum, leader, pace).await?;
         let (release_, now) = (release.clone(), self.clock.now());
         tokio::task::spawn_blocking(move || spool.commit(&release_, now))
             .await
@@ -398,11 +447,13 @@ impl Inner {
         release: &Release,
         checksum: &Checksum,
         leader: &Leader<Checksum, Progress>,
+        pace: Option<&Pace>,
     ) -> Result<Reservation, Error> {
         let policy = retry::Backoff::for_clients(self.upstream.options());
         let mut coming = Coming {
             spool: None,
             heard: Instant::now(),
+            pace,
         };
         for attempt in 1.. {
             let failure = match self.attempt(release, checksum, &mut coming, leader).await {
@@ -427,7 +478,7 @@ impl Inner {
         &self,
         release: &Release,
         checksum: &Checksum,
-        coming: &mut Coming,
+        coming: &mut Coming<'_>,
         leader: &Leader<Checksum, Progress>,
     ) -> Result<(), Attempt> {
         let from = coming.spool.as_ref().map_or(0, Reservation::written);
@@ -436,15 +487,7 @@ impl Inner {
             Some(spool) => spool,
             None => self.reserve(release, checksum, body.len(), leader).await?,
         };
-        let received = receive(
-            &mut body,
-            &mut spool,
-            from,
-            release,
-            leader,
-            &mut coming.heard,
-        )
-        .await;
+        let received = receive(&mut body, &mut spool, from, release, leader, coming).await;
         let verified = received.and_then(|()| {
             spool.verify().map_err(|mismatch| {
                 body.mismatch();
@@ -489,7 +532,7 @@ async fn receive(
     from: u64,
     release: &Release,
     leader: &Leader<Checksum, Progress>,
-    heard: &mut Instant,
+    coming: &mut Coming<'_>,
 ) -> Result<(), Attempt> {
     // An upstream without ranges begins anew: what is there already is passed over.
     let mut pass_over = from.saturating_sub(body.start());
@@ -500,18 +543,24 @@ async fn receive(
         // The page cache takes a chunk at once, but a disk in trouble may not.
         tokio::task::block_in_place(|| spool.write(&chunk))
             .map_err(|error| Attempt::Final(Error::store(release, error)))?;
-        *heard = Instant::now();
+        coming.heard = Instant::now();
         leader.update(|progress| progress.release(spool.written()));
+        if let Some(pace) = coming.pace {
+            pace.passed(chunk.len() as u64, leader.is_alone_with_one())
+                .await;
+        }
     }
     Ok(())
 }
 
 /// A body over its attempts.
-struct Coming {
+struct Coming<'a> {
     /// What there is of it; `None` until upstream answers for the first time.
     spool: Option<Reservation>,
     /// When the fetch began or last got a byte.
     heard: Instant,
+    /// What slows it, where a job began it.
+    pace: Option<&'a Pace>,
 }
 
 /// How an attempt at a body failed.
@@ -698,7 +747,10 @@ mod tests {
         else {
             panic!("expected to lead");
         };
-        let blob = mirror.inner.fetch_now(&release, &checksum, &leader).await;
+        let blob = mirror
+            .inner
+            .fetch_now(&release, &checksum, &leader, None)
+            .await;
         assert_eq!(blob.expect("it is held").len(), 4);
     }
 

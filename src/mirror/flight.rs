@@ -103,6 +103,11 @@ impl<K: Eq + Hash, V> Leader<K, V> {
         self.state.send_if_modified(change);
     }
 
+    /// Whether at most one waits for the job, besides the book of flights.
+    pub(super) fn is_alone_with_one(&self) -> bool {
+        self.state.receiver_count() <= 2
+    }
+
     /// The last state. Whoever comes from now on gets a new job, or the failure if it is
     /// remembered: an answer is never older than the question.
     pub(super) fn end(mut self, change: impl FnOnce(&mut V)) {
