@@ -1,0 +1,335 @@
+//! Views of the index: which there are, what each shows of an entry, and its git index.
+//!
+//! A view is read off the store as it is now, and asks nobody: it lists what is known as of the last
+//! time that the root index asked upstream. So a version that upstream yanked since is shown as it
+//! was last known, and a name that nobody asked the root for is not there.
+//!
+//! What `held` shows changes with the index entry and with the files that come and go; both move
+//! [`Mirror::view_stamp`]. The truth about a file is whether it is in its place, which is looked at
+//! for every version shown.
+
+mod git;
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+
+pub use self::git::ViewGit;
+use super::{Clock, Error, Inner, Mirror, generations, tasks::Tasks};
+use crate::{
+    metrics::{CacheResult, Kind, Metrics},
+    policy::view::{Facts, KNOWN, Shown, View},
+    registry::{Checksum, CrateName, IndexFile, Release, client::view_base},
+    store::{Blob, Found, Snapshot, Store},
+};
+
+/// How often the end looks whether the last commits are made.
+const END_CHECK: Duration = Duration::from_millis(5);
+
+/// Which views there are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Whether there is one of what is held.
+    pub held: bool,
+    /// The folder that has the git index of each view, below its name.
+    pub dir: PathBuf,
+}
+
+/// How many names a search in a view looks at. Each costs a look into the store.
+const SEARCHED_NAMES: usize = 2_000;
+
+/// What a view shows of an index entry.
+#[derive(Debug, Clone)]
+pub struct ViewEntry {
+    /// The lines, byte for byte.
+    pub bytes: Bytes,
+    /// The first half of their sha256: what an `ETag` is made of, as for the whole entry.
+    pub digest: [u8; 16],
+}
+
+/// Why there is no view of a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoView {
+    /// The configuration says so.
+    #[error("the view `{name}` is switched off (`views.{name}` is false)")]
+    Off {
+        /// The view.
+        name: String,
+    },
+    /// There is none.
+    #[error("there is no view `{name}`; there {}", told(known))]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+}
+
+fn told(known: &[String]) -> String {
+    match known {
+        [] => "are none".to_owned(),
+        [one] => format!("is `{one}`"),
+        many => format!("are `{}`", many.join("`, `")),
+    }
+}
+
+/// A view, for the status page.
+#[derive(Debug, Clone)]
+pub struct ViewStatus {
+    /// Its name.
+    pub name: String,
+    /// How many crates it has, once its git index was brought up to date. `None`: not counted.
+    pub names: Option<u64>,
+    /// Why its git index cannot follow; `None`: it does, or is switched off.
+    pub failing: Option<String>,
+}
+
+/// One view that is served.
+#[derive(Debug)]
+struct Served {
+    view: Arc<View>,
+    /// `None`: there is no git index at all.
+    git: Option<Arc<ViewGit>>,
+}
+
+/// All views that are served.
+#[derive(Debug, Default)]
+pub(super) struct Views {
+    served: Vec<Served>,
+    /// Those that keep the git indexes up to date.
+    loops: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Views {
+    /// `cutting`: when commits are made; `None`: there is no git index.
+    pub(super) fn new(
+        options: &Options,
+        store: &Store,
+        cutting: Option<&generations::Options>,
+    ) -> Views {
+        let views = options.held.then(View::held);
+        let serve = |view: View| {
+            let view = Arc::new(view);
+            let git = cutting.map(|cutting| {
+                let dir = options.dir.join(view.name());
+                Arc::new(ViewGit::new(
+                    Arc::clone(&view),
+                    store.clone(),
+                    dir,
+                    cutting.clone(),
+                ))
+            });
+            Served { view, git }
+        };
+        Views {
+            served: views.into_iter().map(serve).collect(),
+            loops: Mutex::default(),
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<&Served> {
+        self.served.iter().find(|served| served.view.name() == name)
+    }
+
+    pub(super) fn set_base(&self, base: Option<&str>) {
+        for served in &self.served {
+            if let Some(git) = &served.git {
+                git.set_base(base.map(|base| view_base(base, served.view.name())));
+            }
+        }
+    }
+
+    /// Keeps the git index of each view up to date, until the end.
+    pub(super) fn start(&self, tasks: &Tasks, clock: Clock, metrics: &Arc<Metrics>) {
+        for git in self.served.iter().filter_map(|served| served.git.as_ref()) {
+            let work = git::keep_cutting(
+                Arc::clone(git),
+                clock,
+                Arc::clone(metrics),
+                tasks.stop_flag(),
+            );
+            self.loops.lock().extend(tasks.spawn(work));
+        }
+    }
+
+    /// Commits what waits, when nothing more will change. What does not fit into the time is
+    /// committed after the next start.
+    pub(super) fn cut_last(&self, until: Instant) {
+        let gits = || self.served.iter().filter_map(|served| served.git.as_ref());
+        let ended: Vec<bool> = gits().map(|git| git.end()).collect();
+        if !ended.contains(&true) {
+            return;
+        }
+        let loops = std::mem::take(&mut *self.loops.lock());
+        while !loops.iter().all(JoinHandle::is_finished) {
+            if Instant::now() >= until {
+                gits().for_each(|git| git.give_up());
+                return;
+            }
+            std::thread::sleep(END_CHECK);
+        }
+    }
+
+    pub(super) fn status(&self) -> Vec<ViewStatus> {
+        let one = |served: &Served| ViewStatus {
+            name: served.view.name().to_owned(),
+            names: served.git.as_ref().and_then(|git| git.names()),
+            failing: served.git.as_ref().and_then(|git| git.failing()),
+        };
+        self.served.iter().map(one).collect()
+    }
+}
+
+impl Mirror {
+    /// The view of a name.
+    ///
+    /// # Errors
+    /// [`NoView`] says which there are.
+    pub fn view(&self, name: &str) -> Result<Arc<View>, NoView> {
+        let views = &self.inner.views;
+        if let Some(served) = views.find(name) {
+            return Ok(Arc::clone(&served.view));
+        }
+        let name = name.to_owned();
+        if KNOWN.contains(&name.as_str()) {
+            return Err(NoView::Off { name });
+        }
+        let known = views.served.iter();
+        let known = known.map(|served| served.view.name().to_owned()).collect();
+        Err(NoView::Unknown { name, known })
+    }
+
+    /// The git index of a view; `None`: git is switched off.
+    pub fn git_of(&self, view: &View) -> Option<&ViewGit> {
+        self.inner.views.find(view.name())?.git.as_deref()
+    }
+
+    /// What a view shows of the index entry of `name`, as the store has it now; `None`: nothing.
+    /// Blocks for the disk.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn view_entry(&self, view: &View, name: &CrateName) -> Result<Option<ViewEntry>, Error> {
+        let shown = shown(&self.inner.store, view, name);
+        let shown = shown.map_err(|error| Error::store(name, error))?;
+        let result = match shown {
+            Some(_) => CacheResult::Hit,
+            None => CacheResult::Negative,
+        };
+        self.inner.metrics.cache(Kind::Index, result);
+        Ok(shown.map(|bytes| ViewEntry {
+            digest: digest_of(&bytes),
+            bytes,
+        }))
+    }
+
+    /// A number that changes when what a view shows of `name` may have changed, or which of its
+    /// files are held.
+    pub fn view_stamp(&self, name: &CrateName) -> u64 {
+        self.inner.store.held_stamp(name)
+    }
+
+    /// The file of `release` in a view that shows only what is held. Never asks upstream.
+    ///
+    /// # Errors
+    /// [`Error::NotInView`], [`Error::Damaged`], [`Error::Store`].
+    pub async fn view_file(&self, view: &View, release: &Release) -> Result<Blob, Error> {
+        let inner = &self.inner;
+        let facts = inner.listed(release)?;
+        if let Some(blob) = inner.sound_blob(release, facts.as_ref()).await? {
+            inner.metrics.cache(Kind::Crate, CacheResult::Hit);
+            return Ok(blob);
+        }
+        inner.metrics.cache(Kind::Crate, CacheResult::Negative);
+        if facts.is_some_and(|facts| inner.store.holds(&facts.checksum)) {
+            return Err(Error::Damaged {
+                release: release.clone(),
+            });
+        }
+        Err(Error::NotInView {
+            release: release.clone(),
+            view: view.name().to_owned(),
+        })
+    }
+
+    /// Crates in the view whose name contains `query`, best first, and how many there are among the
+    /// first 2,000 that the mirror knows. Blocks for the disk.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn search_view(
+        &self,
+        view: &View,
+        query: &str,
+        limit: usize,
+    ) -> Result<(Vec<Found>, usize), Error> {
+        let (candidates, _all) = self.search(query, SEARCHED_NAMES)?;
+        let mut found = Vec::new();
+        let mut total = 0_usize;
+        for candidate in candidates {
+            let Some(newest) = self.inner.newest_shown(view, &candidate.name)? else {
+                continue;
+            };
+            total = total.saturating_add(1);
+            if found.len() < limit {
+                found.push(newest);
+            }
+        }
+        Ok((found, total))
+    }
+}
+
+impl Inner {
+    /// A crate with the highest version that a view shows and that is not yanked; `None`: it shows
+    /// nothing of it.
+    fn newest_shown(&self, view: &View, name: &CrateName) -> Result<Option<Found>, Error> {
+        let bytes = shown(&self.store, view, name).map_err(|error| Error::store(name, error))?;
+        let file = bytes.and_then(|bytes| IndexFile::parse(name, bytes).ok());
+        let found = file.and_then(|file| {
+            let (rows, name) = (file.rows(), file.rows().last()?.name.clone());
+            let versions = rows.iter().filter(|row| !row.yanked);
+            let max_version = versions.map(|row| row.version.clone()).max();
+            Some(Found { name, max_version })
+        });
+        Ok(found)
+    }
+}
+
+/// The lines that a view shows of the entry of `name`; `None`: there is no such entry, or none of
+/// its lines is shown.
+fn shown(
+    store: &Store,
+    view: &View,
+    name: &CrateName,
+) -> Result<Option<Bytes>, crate::store::Error> {
+    let Some(Snapshot { bytes, .. }) = store.snapshot(name)? else {
+        return Ok(None);
+    };
+    // What does not parse never came in; a view that cannot tell its lines apart shows none.
+    let Ok(file) = IndexFile::parse(name, bytes) else {
+        return Ok(None);
+    };
+    let facts = Facts {
+        is_held: &|checksum| store.holds(checksum),
+    };
+    let Shown { bytes, .. } = view.apply(&file, &facts);
+    Ok(bytes)
+}
+
+fn digest_of(bytes: &[u8]) -> [u8; 16] {
+    let mut digest = [0; 16];
+    for (to, from) in digest.iter_mut().zip(Checksum::of(bytes).as_bytes()) {
+        *to = *from;
+    }
+    digest
+}
+
+#[cfg(test)]
+mod tests;
