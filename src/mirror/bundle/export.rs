@@ -1,0 +1,302 @@
+//! Writes a bundle: what was chosen, or everything held, as the store has it.
+
+use std::{
+    collections::BTreeSet,
+    io::{BufWriter, Write},
+    ops::ControlFlow,
+};
+
+use super::{
+    ExportReport, MAX_TOLD,
+    error::Error,
+    format::{EntryWords, Id, IndexRecord, TableRow, put_json, spec, to_hex, to_millis},
+    key::SigningKey,
+    pace::Pace,
+    receipt::Receipt,
+    section::{PIECE_BYTES, SectionWriter},
+    stream::{Counts, Sections, write_end},
+    words::EventWords,
+};
+use crate::{
+    mirror::{
+        jobs::{Teller, Unit},
+        select::{Chosen, NOT_HELD},
+    },
+    registry::{Checksum, CrateName, Release, checksum::Hasher},
+    store::{Blob, EntryFacts, Store},
+};
+
+/// What goes into a bundle, besides what the store has.
+pub(super) struct Export<'a> {
+    pub(super) store: &'a Store,
+    /// `None`: everything held.
+    pub(super) chosen: Option<&'a Chosen>,
+    /// What the receiver has.
+    pub(super) receipt: Option<&'a (Receipt, Id)>,
+    /// `None`: it goes unsigned.
+    pub(super) key: Option<&'a SigningKey>,
+    pub(super) teller: &'a Teller,
+}
+
+/// The sections while the names are gone through.
+struct Plan<'a> {
+    export: &'a Export<'a>,
+    table: SectionWriter<TableRow>,
+    index: SectionWriter<IndexRecord>,
+    counts: Counts,
+    /// Names whose entries follow: their events do, too.
+    told: BTreeSet<CrateName>,
+    report: ExportReport,
+    pace: Pace<'a>,
+}
+
+impl Export<'_> {
+    /// Writes the bundle to `out`, from its first byte to its last.
+    pub(super) fn write(&self, out: impl Write) -> Result<ExportReport, Error> {
+        let mut out = BufWriter::with_capacity(PIECE_BYTES, out);
+        let mut plan = Plan::new(self)?;
+        match self.chosen {
+            Some(chosen) => plan.take_chosen(chosen)?,
+            None => plan.take_all()?,
+        }
+        plan.pace.end();
+        if plan.is_empty() {
+            plan.report.nothing = true;
+            return Ok(plan.report);
+        }
+        let journal = plan.journal()?;
+        let mut sections = Sections {
+            table: plan.table.finish()?,
+            index: plan.index.finish()?,
+            journal,
+        };
+        let mut report = plan.report;
+        let manifest = sections.manifest(plan.counts, self.key);
+        let id = sections.write(&mut out, &manifest, self.key, self.teller)?;
+        self.write_crates(&mut sections, plan.counts, &mut out)?;
+        write_end(&mut out, &manifest)?;
+        report.id = id.to_hex();
+        report.key = manifest.public_key.map(|key| key.to_string());
+        report.base = manifest.base.map(Checksum::to_hex);
+        report.names = manifest.index.records - manifest.names_left_out;
+        report.names_left_out = manifest.names_left_out;
+        report.crates = manifest.crates;
+        report.crate_bytes = manifest.crate_bytes;
+        report.crates_left_out = manifest.crates_left_out;
+        report.events = manifest.journal.records;
+        Ok(report)
+    }
+
+    fn write_crates(
+        &self,
+        sections: &mut Sections,
+        counts: Counts,
+        out: &mut impl Write,
+    ) -> Result<(), Error> {
+        let total = Some(counts.crate_bytes);
+        let mut pace = Pace::begin(self.teller, "writing", Unit::Bytes, total);
+        let mut rows = sections.table.records()?;
+        while let Some(row) = rows.next()? {
+            if row.follows {
+                self.write_crate(&row, out, &mut pace)?;
+            }
+        }
+        pace.end();
+        Ok(())
+    }
+
+    /// A file that is damaged on the disk ends the export before the bundle is whole.
+    fn write_crate(
+        &self,
+        row: &TableRow,
+        out: &mut impl Write,
+        pace: &mut Pace<'_>,
+    ) -> Result<(), Error> {
+        let what = spec(&row.release.name, &row.release.version);
+        let damaged = || Error::DamagedHere { what: what.clone() };
+        let blob = self.store.blob(&row.checksum)?.ok_or_else(damaged)?;
+        if blob.len() != row.len {
+            return Err(damaged());
+        }
+        let mut hasher = Hasher::default();
+        let mut at = 0;
+        while at < row.len {
+            if self.teller.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let len = usize::try_from(row.len - at).map_or(PIECE_BYTES, |len| len.min(PIECE_BYTES));
+            let piece = blob
+                .read_range(at, len)
+                .map_err(Error::reading(format!("the crate file of {what}")))?;
+            hasher.update(&piece);
+            at += piece.len() as u64;
+            if at == row.len && std::mem::take(&mut hasher).finish() != row.checksum {
+                return Err(damaged());
+            }
+            out.write_all(&piece).map_err(Error::writing)?;
+            pace.add(piece.len() as u64, piece.len() as u64);
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Plan<'a> {
+    fn new(export: &'a Export<'a>) -> Result<Plan<'a>, Error> {
+        let names = export.chosen.map(|chosen| chosen.names.len() as u64);
+        let names = names.unwrap_or_else(|| export.store.totals().names);
+        Ok(Plan {
+            export,
+            table: SectionWriter::new(export.store)?,
+            index: SectionWriter::new(export.store)?,
+            counts: Counts {
+                base: export.receipt.map(|(_receipt, id)| *id),
+                ..Counts::default()
+            },
+            told: BTreeSet::new(),
+            report: ExportReport::default(),
+            pace: Pace::begin(export.teller, "reading", Unit::Names, Some(names)),
+        })
+    }
+
+    fn take_chosen(&mut self, chosen: &Chosen) -> Result<(), Error> {
+        for failure in &chosen.failed {
+            if failure.cause == NOT_HELD {
+                self.miss(failure.what.clone());
+            } else {
+                self.report.failed.push(failure.clone());
+            }
+        }
+        self.report.notes.clone_from(&chosen.notes);
+        for (name, releases) in &chosen.names {
+            let Some(facts) = self.export.store.entry(name)? else {
+                self.miss(name.to_string());
+                continue;
+            };
+            self.take_name(&facts)?;
+            let mut releases = releases.clone();
+            releases.sort();
+            for (version, checksum) in releases {
+                let release = Release {
+                    name: facts.name.clone(),
+                    version,
+                };
+                match self.export.store.blob(&checksum)? {
+                    Some(blob) => self.take_crate(release, &blob)?,
+                    None => self.miss(spec(&release.name, &release.version)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_all(&mut self) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        self.export.store.visit_releases(|facts, releases| {
+            outcome = self.take_name(facts).and_then(|()| {
+                let mut held = releases.iter().filter(|release| release.held);
+                held.try_for_each(|facts| {
+                    let release = Release {
+                        name: facts.name.clone(),
+                        version: facts.version.clone(),
+                    };
+                    match self.export.store.blob(&facts.checksum)? {
+                        Some(blob) => self.take_crate(release, &blob),
+                        None => Ok(()),
+                    }
+                })
+            });
+            match outcome {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        })?;
+        outcome
+    }
+
+    fn take_name(&mut self, facts: &EntryFacts) -> Result<(), Error> {
+        if self.export.teller.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        self.pace.add(1, 0);
+        let Some(snapshot) = self.export.store.snapshot(&facts.name)? else {
+            self.miss(facts.name.to_string());
+            return Ok(());
+        };
+        let facts = snapshot.facts;
+        let receipt = self.export.receipt;
+        let left_out =
+            receipt.is_some_and(|(had, _id)| had.has_name(facts.name.key(), &facts.digest));
+        let record = IndexRecord {
+            words: EntryWords {
+                etag: facts.etag,
+                last_modified: facts.last_modified,
+                seen: to_millis(facts.changed.min(facts.checked)),
+                gone: facts.gone,
+                left_out: left_out.then(|| to_hex(&facts.digest)),
+                name: facts.name.clone(),
+            },
+            file: if left_out {
+                Vec::new()
+            } else {
+                snapshot.bytes.to_vec()
+            },
+        };
+        self.index.put(|mut out| record.put(&mut out))?;
+        if left_out {
+            self.counts.names_left_out += 1;
+        } else {
+            self.told.insert(facts.name);
+        }
+        Ok(())
+    }
+
+    fn take_crate(&mut self, release: Release, blob: &Blob) -> Result<(), Error> {
+        let receipt = self.export.receipt;
+        let row = TableRow {
+            release,
+            checksum: *blob.checksum(),
+            len: blob.len(),
+            follows: !receipt.is_some_and(|(had, _id)| had.has_crate(blob.checksum())),
+        };
+        self.table.put(|mut out| row.put(&mut out))?;
+        if row.follows {
+            self.counts.crates += 1;
+            self.counts.crate_bytes += row.len;
+        } else {
+            self.counts.crates_left_out += 1;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is held of what was selected: such a bundle helps nobody.
+    fn is_empty(&self) -> bool {
+        let counts = &self.counts;
+        self.export.chosen.is_some() && counts.crates == 0 && counts.crates_left_out == 0
+    }
+
+    fn miss(&mut self, what: String) {
+        self.report.missing_count += 1;
+        if self.report.missing.len() < MAX_TOLD {
+            self.report.missing.push(what);
+        }
+    }
+
+    fn journal(&self) -> Result<super::section::Spooled<EventWords>, Error> {
+        let mut journal = SectionWriter::new(self.export.store)?;
+        let mut outcome = Ok(());
+        self.export.store.events(0, |_after, event| {
+            if self.export.teller.is_cancelled() {
+                outcome = Err(Error::Cancelled);
+            } else if self.told.contains(&event.name) {
+                let words = EventWords::from(event);
+                outcome = journal.put(|mut out| put_json(&mut out, &words));
+            }
+            match outcome {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        })?;
+        outcome?;
+        journal.finish()
+    }
+}
