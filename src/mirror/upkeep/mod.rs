@@ -1,0 +1,164 @@
+//! Small jobs over what is held: reports, pins, hashing, removing; and the record of who fetched
+//! what.
+
+mod gc;
+mod pins;
+mod refresh;
+mod stats;
+mod uses;
+mod verify;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+pub(super) use self::uses::{RECORDED_SINCE, Uses};
+pub use self::{
+    gc::{GcReport, GcRequest, Removed},
+    pins::{Pin, PinReport, PinRequest},
+    refresh::{Outcome, RefreshReport, RefreshRequest, RefreshedName},
+    stats::{
+        Ended, Followed, GitIndex, JobStats, RecordedFailure, SetStats, StatsReport, StatsRequest,
+        UpstreamHost, Verified,
+    },
+    uses::{Client, WhoRelease, WhoReport, WhoRequest},
+    verify::{BadBlob, BadKind, VerifyReport, VerifyRequest},
+};
+use super::{
+    CrateFile, Error, Mirror,
+    jobs::{Fault, JobError},
+};
+use crate::{
+    registry::{Checksum, CrateName, Release, release::parse_version},
+    store::Blob,
+};
+
+/// How long things are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// How long it is kept who fetched what; zero: it is not recorded.
+    pub keep_uses_for: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            keep_uses_for: Duration::from_secs(90 * 24 * 60 * 60),
+        }
+    }
+}
+
+/// A crate, or one of its versions, as a person names it: `name` or `name@version`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Target {
+    name: CrateName,
+    version: Option<semver::Version>,
+}
+
+impl Target {
+    fn parse(text: &str) -> Result<Target, JobError> {
+        let (name, version) = match text.split_once('@') {
+            Some((name, version)) => (name, Some(version)),
+            None => (text, None),
+        };
+        let wrong = |why: &dyn std::error::Error| {
+            JobError::new(
+                Fault::Usage,
+                format!("`{text}` is neither a crate's name nor `name@version`"),
+            )
+            .because(why)
+            .hint(format!(
+                "`{name}@1.2.3` names one version, whole and without a requirement, and `{name}` all"
+            ))
+        };
+        Ok(Target {
+            name: CrateName::parse(name).map_err(|error| wrong(&error))?,
+            version: version
+                .map(parse_version)
+                .transpose()
+                .map_err(|error| wrong(&error))?,
+        })
+    }
+
+    /// What it is kept under: the same for all spellings.
+    fn key(&self) -> String {
+        match &self.version {
+            Some(version) => format!("{}@{version}", self.name.key()),
+            None => self.name.key().to_owned(),
+        }
+    }
+}
+
+fn release_key(release: &Release) -> String {
+    format!("{}@{}", release.name.key(), release.version)
+}
+
+/// Seconds since 1970, for what is kept as JSON.
+fn to_seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+fn from_seconds(seconds: u64) -> SystemTime {
+    UNIX_EPOCH
+        .checked_add(Duration::from_secs(seconds))
+        .unwrap_or(UNIX_EPOCH)
+}
+
+/// Does blocking work on a thread for it.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
+) -> Result<T, JobError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(_panicked) => Err(JobError::new(
+            Fault::Unavailable,
+            "a part of the job came to no end",
+        )),
+    }
+}
+
+fn offline(what: &str) -> JobError {
+    JobError::new(
+        Fault::Unavailable,
+        format!("{what}: this mirror is in mode `offline` and never asks upstream"),
+    )
+    .hint("take a bundle in with `orlop import`, or set `mode` to another one")
+}
+
+/// An error and its causes in one line.
+fn in_a_line(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        line.push_str(": ");
+        line.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    line
+}
+
+impl Mirror {
+    /// Fetches a release to its end, if it is not held.
+    async fn fetch_whole(&self, release: &Release) -> Result<Blob, Error> {
+        match self.crate_file(release).await? {
+            CrateFile::Held(blob) => Ok(blob),
+            CrateFile::Coming(follower) => follower.end().await,
+        }
+    }
+
+    /// Forgets what is remembered of a stored file that goes away.
+    fn forget_blob(&self, checksum: &Checksum) {
+        self.inner.open.remove(checksum);
+        self.inner.sound.remove(checksum);
+    }
+}
+
+/// A value of a table that is JSON. What cannot be read counts as absent.
+fn read_json<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Option<T> {
+    serde_json::from_slice(bytes).ok()
+}
+
+fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
