@@ -1,0 +1,515 @@
+//! Taking in what a lab already has: crate files out of caches, vendor folders and other mirrors.
+//!
+//! The command walks the folder and sends frames over a pipe; the job believes nothing of them. A
+//! frame is 4 bytes of length (little-endian, at most 4 MiB), a head as JSON ([`Head`]), and as many
+//! bytes as the head's `len` says. A crate file is taken where its sha256 is the one that the index
+//! gives, or gave, to one of the releases that it may be.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::File,
+    io::{self, BufReader, Read},
+    time::UNIX_EPOCH,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Error, Mirror,
+    backup::one_file,
+    jobs::{Fault, Files, JobError, Teller, Unit},
+    patient::Patient,
+};
+use crate::{
+    registry::{Checksum, CrateName, IndexFile, Release},
+    store::{Change, Reservation, Validators},
+};
+
+/// The longest head.
+const MOST_HEAD_BYTES: usize = 4 << 20;
+
+/// The longest index file that is taken from a folder.
+pub const MOST_INDEX_BYTES: u64 = 64 << 20;
+
+/// Index entries asked for at the same time.
+const ASKED_AT_ONCE: usize = 16;
+
+/// Crate files that are made durable at the same time: they share the syncs of the disk.
+const COMMITTED_AT_ONCE: usize = 8;
+
+/// How many files that did not fit are listed; the rest is counted.
+const MOST_LISTED: usize = 10_000;
+
+const BUFFER: usize = 256 << 10;
+
+/// What to take in. One file: the reading end of a pipe, for a stream of frames.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct SeedRequest {
+    /// How many crate files will come, for the progress.
+    #[serde(default)]
+    pub files: u64,
+}
+
+/// What a frame says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Head {
+    /// Crates of which files come next.
+    Names {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// An index file that was found in the folder.
+    Index {
+        /// The crate.
+        name: String,
+        /// Its length.
+        len: u64,
+    },
+    /// A crate file.
+    Crate {
+        /// Where it was found.
+        path: String,
+        /// Its length.
+        len: u64,
+        /// Its sha256.
+        sha256: String,
+        /// The names and versions that it may have.
+        releases: Vec<(String, String)>,
+    },
+    /// Something that was found and cannot be taken.
+    Refused {
+        /// Where it was found.
+        path: String,
+        /// Why not.
+        why: Refusal,
+        /// Which release it is, as `NAME@=VERSION`, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        release: Option<String>,
+    },
+    /// All is sent.
+    End,
+}
+
+/// Why something does not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refusal {
+    /// The index does not know the crate.
+    UnknownCrate,
+    /// The index does not know the version.
+    UnknownVersion,
+    /// The index gives the release another checksum.
+    OtherChecksum,
+    /// It is no crate file.
+    NotACrate,
+    /// It is unpacked, and the file that it came from cannot be made again.
+    Vendored,
+    /// It cannot be read.
+    Unreadable,
+    /// The index could not be asked.
+    Unasked,
+}
+
+impl Refusal {
+    /// In words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Refusal::UnknownCrate => "the index does not know the crate",
+            Refusal::UnknownVersion => "the index does not know the version",
+            Refusal::OtherChecksum => "its checksum is not that of the index",
+            Refusal::NotACrate => "it is no crate file",
+            Refusal::Vendored => "vendored without its crate file",
+            Refusal::Unreadable => "it cannot be read",
+            Refusal::Unasked => "the index could not be asked",
+        }
+    }
+}
+
+/// Something that did not fit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Misfit {
+    /// Where it was found.
+    pub path: String,
+    /// Why it does not fit.
+    pub why: Refusal,
+}
+
+/// What was taken in.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SeedReport {
+    /// Crate files taken in.
+    pub taken: u64,
+    /// Their bytes.
+    pub taken_bytes: u64,
+    /// Crate files that were held already.
+    pub held: u64,
+    /// Index entries that came from the folder, because nobody else could be asked.
+    pub entries: u64,
+    /// What did not fit, by reason.
+    pub refused: BTreeMap<Refusal, u64>,
+    /// The same by path, the first ten thousand.
+    pub misfits: Vec<Misfit>,
+    /// The releases that are vendored without their crate files, as `NAME@=VERSION`: lines for
+    /// `orlop sync --list`. The first ten thousand.
+    pub vendored: Vec<String>,
+}
+
+impl SeedReport {
+    pub(super) fn has_problems(&self) -> bool {
+        !self.refused.is_empty()
+    }
+}
+
+impl Mirror {
+    pub(super) async fn seed(
+        &self,
+        request: SeedRequest,
+        files: Files,
+        teller: Teller,
+    ) -> Result<SeedReport, JobError> {
+        let pipe = File::from(one_file(files)?);
+        let mirror = self.clone();
+        let job = tokio::task::spawn_blocking(move || {
+            let seeding = Seeding {
+                mirror: &mirror,
+                teller: &teller,
+                total: request.files,
+                given: HashMap::new(),
+                faults: HashMap::new(),
+                waiting: Vec::new(),
+                report: SeedReport::default(),
+                done: 0,
+            };
+            let pipe = Patient::new(pipe, teller.clone());
+            let run = seeding.run(BufReader::with_capacity(BUFFER, pipe));
+            // Whatever broke because of it.
+            run.map_err(|error| match teller.go_on() {
+                Ok(()) => error,
+                Err(cancelled) => cancelled,
+            })
+        });
+        job.await.unwrap_or_else(|_panicked| {
+            let message = "taking files in panicked, which is a defect of orlop";
+            Err(JobError::new(Fault::Unavailable, message))
+        })
+    }
+}
+
+struct Seeding<'a> {
+    mirror: &'a Mirror,
+    teller: &'a Teller,
+    total: u64,
+    /// Index files of the folder, of the crates that come next.
+    given: HashMap<CrateName, Bytes>,
+    /// Why the index of a crate could not be asked.
+    faults: HashMap<CrateName, Refusal>,
+    /// Received, and to be made durable together.
+    waiting: Vec<(Reservation, Release)>,
+    report: SeedReport,
+    done: u64,
+}
+
+impl Seeding<'_> {
+    fn run(mut self, mut input: impl Read) -> Result<SeedReport, JobError> {
+        self.teller
+            .phase("taking crate files in", Unit::Crates, Some(self.total));
+        loop {
+            self.teller.go_on()?;
+            match read_head(&mut input).map_err(|error| broke_off(&error))? {
+                Head::Names { names } => self.ask_for(&names),
+                Head::Index { name, len } => self.take_index(&name, len, &mut input)?,
+                Head::Crate {
+                    path,
+                    len,
+                    sha256,
+                    releases,
+                } => self.take_crate(path, len, &sha256, &releases, &mut input)?,
+                Head::Refused { path, why, release } => {
+                    self.note_vendored(why, release);
+                    self.refuse(path, why);
+                }
+                Head::End => break,
+            }
+        }
+        self.commit()?;
+        self.told();
+        Ok(self.report)
+    }
+
+    fn told(&self) {
+        self.teller
+            .progress(self.done, Some(self.total), self.report.taken_bytes);
+    }
+
+    fn refuse(&mut self, path: String, why: Refusal) {
+        self.teller.failed(&path, why.as_str());
+        *self.report.refused.entry(why).or_default() += 1;
+        if self.report.misfits.len() < MOST_LISTED {
+            self.report.misfits.push(Misfit { path, why });
+        }
+    }
+
+    fn note_vendored(&mut self, why: Refusal, release: Option<String>) {
+        let vendored = release.filter(|_| why == Refusal::Vendored);
+        if self.report.vendored.len() < MOST_LISTED {
+            self.report.vendored.extend(vendored);
+        }
+    }
+
+    /// Brings the entries of these names into the store, many at a time.
+    fn ask_for(&mut self, names: &[String]) {
+        self.given.clear();
+        self.faults.clear();
+        let names: Vec<CrateName> = names
+            .iter()
+            .filter_map(|name| CrateName::parse(name).ok())
+            .collect();
+        let mirror = self.mirror;
+        let asked = stream::iter(names)
+            .map(|name| async move {
+                let fault = mirror.index_entry(&name).await.err();
+                (name, fault)
+            })
+            .buffer_unordered(ASKED_AT_ONCE)
+            .collect::<Vec<_>>();
+        for (name, fault) in tokio::runtime::Handle::current().block_on(asked) {
+            let why = match fault {
+                None => continue,
+                Some(Error::UnknownCrate { .. }) => Refusal::UnknownCrate,
+                Some(_) => Refusal::Unasked,
+            };
+            self.faults.insert(name, why);
+        }
+    }
+
+    fn take_index(&mut self, name: &str, len: u64, input: &mut impl Read) -> Result<(), JobError> {
+        if len > MOST_INDEX_BYTES {
+            return Err(broke_off(&io::Error::other("an index file is too long")));
+        }
+        let mut bytes = Vec::new();
+        let read = input.take(len).read_to_end(&mut bytes);
+        read.map_err(|error| broke_off(&error))?;
+        if let Ok(name) = CrateName::parse(name) {
+            self.given.insert(name, bytes.into());
+        }
+        Ok(())
+    }
+
+    fn take_crate(
+        &mut self,
+        path: String,
+        len: u64,
+        sha256: &str,
+        releases: &[(String, String)],
+        input: &mut impl Read,
+    ) -> Result<(), JobError> {
+        self.done += 1;
+        let mut body = input.take(len);
+        let outcome = match sha256.parse::<Checksum>() {
+            Ok(checksum) => self
+                .find(&checksum, releases)?
+                .map(|found| (found, checksum)),
+            Err(_invalid) => Err(Refusal::NotACrate),
+        };
+        match outcome {
+            Err(why) => self.refuse(path, why),
+            Ok((_, checksum)) if self.holds(&checksum)? => self.report.held += 1,
+            Ok((release, checksum)) => self.receive(path, release, &checksum, len, &mut body)?,
+        }
+        // Of what is not taken, the bytes are on their way all the same.
+        let rest = io::copy(&mut body, &mut io::sink());
+        rest.map_err(|error| broke_off(&error))?;
+        if body.limit() > 0 {
+            return Err(broke_off(&io::ErrorKind::UnexpectedEof.into()));
+        }
+        if self.done.is_multiple_of(32) {
+            self.told();
+        }
+        Ok(())
+    }
+
+    fn holds(&self, checksum: &Checksum) -> Result<bool, JobError> {
+        let is_waiting =
+            |(reservation, _): &(Reservation, Release)| reservation.expected() == checksum;
+        if self.waiting.iter().any(is_waiting) {
+            return Ok(true);
+        }
+        let held = self.mirror.inner.store.blob(checksum);
+        let held = held.map_err(|error| JobError::store("a crate file", &error))?;
+        Ok(held.is_some())
+    }
+
+    /// The release whose checksum it is, of those that it may be.
+    fn find(
+        &mut self,
+        checksum: &Checksum,
+        releases: &[(String, String)],
+    ) -> Result<Result<Release, Refusal>, JobError> {
+        let mut why = None;
+        for (name, version) in releases {
+            let Ok(release) = Release::parse(name, version) else {
+                continue;
+            };
+            match self.compare(checksum, &release)? {
+                Ok(()) => return Ok(Ok(release)),
+                // The one that is nearest to fitting says most.
+                Err(refusal) => why = why.max(Some((nearness(refusal), refusal))),
+            }
+        }
+        Ok(Err(why.map_or(Refusal::NotACrate, |(_, refusal)| refusal)))
+    }
+
+    fn compare(
+        &mut self,
+        checksum: &Checksum,
+        release: &Release,
+    ) -> Result<Result<(), Refusal>, JobError> {
+        let fault = |error: &crate::store::Error| JobError::store(release.name.as_str(), error);
+        let store = &self.mirror.inner.store;
+        let known = store.checksums(release).map_err(|error| fault(&error))?;
+        if known.iter().any(|known| known.checksum == *checksum) {
+            return Ok(Ok(()));
+        }
+        if !known.is_empty() {
+            return Ok(Err(Refusal::OtherChecksum));
+        }
+        if store
+            .entry(&release.name)
+            .map_err(|error| fault(&error))?
+            .is_some()
+        {
+            return Ok(Err(Refusal::UnknownVersion));
+        }
+        match self.faults.get(&release.name) {
+            Some(Refusal::Unasked) => self.believe(checksum, release),
+            Some(why) => Ok(Err(*why)),
+            None => Ok(Err(Refusal::UnknownCrate)),
+        }
+    }
+
+    /// Takes the folder's own index file, where nobody else can be asked and the file fits to it.
+    fn believe(
+        &mut self,
+        checksum: &Checksum,
+        release: &Release,
+    ) -> Result<Result<(), Refusal>, JobError> {
+        let Some(bytes) = self.given.get(&release.name) else {
+            return Ok(Err(Refusal::Unasked));
+        };
+        let Ok(file) = IndexFile::parse(&release.name, bytes.clone()) else {
+            return Ok(Err(Refusal::Unasked));
+        };
+        match file.row(&release.version) {
+            None => return Ok(Err(Refusal::UnknownVersion)),
+            Some(row) if row.checksum != *checksum => return Ok(Err(Refusal::OtherChecksum)),
+            Some(_) => {}
+        }
+        let change = Change::Index {
+            name: release.name.clone(),
+            file,
+            validators: Validators::default(),
+            // Long ago: upstream is asked as soon as it can be.
+            checked: UNIX_EPOCH,
+        };
+        let now = self.mirror.inner.clock.now();
+        let published = self.mirror.inner.store.publish(vec![change], now);
+        published.map_err(|error| JobError::store(release.name.as_str(), &error))?;
+        self.report.entries += 1;
+        Ok(Ok(()))
+    }
+
+    fn receive(
+        &mut self,
+        path: String,
+        release: Release,
+        checksum: &Checksum,
+        len: u64,
+        body: &mut impl Read,
+    ) -> Result<(), JobError> {
+        let fault = |error: &crate::store::Error| JobError::store(&path, error);
+        let reserved = self.mirror.inner.store.reserve(checksum, Some(len));
+        let mut reservation = reserved.map_err(|error| fault(&error))?;
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            self.teller.go_on()?;
+            let read = body.read(&mut buffer).map_err(|error| broke_off(&error))?;
+            let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else {
+                break;
+            };
+            reservation.write(piece).map_err(|error| fault(&error))?;
+        }
+        if reservation.verify().is_err() {
+            // It changed after it was looked at.
+            self.refuse(path, Refusal::OtherChecksum);
+            return Ok(());
+        }
+        self.report.taken += 1;
+        self.report.taken_bytes += len;
+        self.waiting.push((reservation, release));
+        if self.waiting.len() >= COMMITTED_AT_ONCE {
+            self.commit()?;
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), JobError> {
+        let now = self.mirror.inner.clock.now();
+        let waiting = std::mem::take(&mut self.waiting);
+        let commit = |(reservation, release): (Reservation, Release)| {
+            let committed = reservation.commit(&release, now);
+            committed.map_err(|error| JobError::store(&release.to_string(), &error))
+        };
+        std::thread::scope(|scope| {
+            let hands: Vec<_> = waiting
+                .into_iter()
+                .map(|one| scope.spawn(move || commit(one).map(drop)))
+                .collect();
+            hands.into_iter().try_for_each(|hand| {
+                hand.join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        })
+    }
+}
+
+fn nearness(why: Refusal) -> u8 {
+    match why {
+        Refusal::OtherChecksum => 4,
+        Refusal::UnknownVersion => 3,
+        Refusal::Unasked => 2,
+        Refusal::UnknownCrate => 1,
+        Refusal::NotACrate | Refusal::Vendored | Refusal::Unreadable => 0,
+    }
+}
+
+fn read_head(input: &mut impl Read) -> io::Result<Head> {
+    let mut length = [0; 4];
+    input.read_exact(&mut length)?;
+    let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
+    if length > MOST_HEAD_BYTES {
+        return Err(io::Error::other("a head is too long"));
+    }
+    let mut text = vec![0; length];
+    input.read_exact(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// A head as the stream has it.
+///
+/// # Errors
+/// For one that is too long.
+pub fn encode(head: &Head) -> io::Result<Vec<u8>> {
+    let text = serde_json::to_vec(head)?;
+    let length = u32::try_from(text.len()).map_err(io::Error::other)?;
+    Ok([&length.to_le_bytes()[..], &text].concat())
+}
+
+fn broke_off(error: &io::Error) -> JobError {
+    JobError::new(Fault::Unavailable, "the files of the folder stopped coming")
+        .because(error)
+        .hint("what was taken in is kept: run the same command again")
+}
