@@ -9,6 +9,7 @@ use actix_web::{
 };
 
 use super::{State, reply};
+use crate::{mirror, store::Found};
 
 /// How many results a search gives at most; cargo asks for 10 and crates.io caps at 100.
 const MAX_RESULTS: usize = 100;
@@ -30,6 +31,15 @@ pub(crate) async fn search(
     query: Option<web::Query<Query>>,
     state: web::Data<State>,
 ) -> HttpResponse {
+    let mirror = state.mirror.clone();
+    answer_search(query, move |text, limit| mirror.search(text, limit)).await
+}
+
+/// The answer to a search that `look` does, on a blocking thread.
+pub(super) async fn answer_search(
+    query: Option<web::Query<Query>>,
+    look: impl FnOnce(&str, usize) -> Result<(Vec<Found>, usize), mirror::Error> + Send + 'static,
+) -> HttpResponse {
     let Some(query) = query.filter(|query| query.q.len() <= MAX_QUERY_BYTES) else {
         return reply::api_error(
             StatusCode::BAD_REQUEST,
@@ -40,8 +50,7 @@ pub(crate) async fn search(
         query.q.trim().to_owned(),
         query.per_page.unwrap_or(DEFAULT_RESULTS).min(MAX_RESULTS),
     );
-    let mirror = state.mirror.clone();
-    match web::block(move || mirror.search(&text, limit)).await {
+    match web::block(move || look(&text, limit)).await {
         Ok(Ok((found, total))) => {
             let crates: Vec<_> = found
                 .iter()

@@ -1,7 +1,7 @@
 //! Where a client believes that it reached us: the base URL that `config.json` and the status page name.
 #![warn(clippy::arithmetic_side_effects)]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use actix_http::{RequestHead, header::HeaderMap};
 use ipnet::IpNet;
@@ -52,12 +52,36 @@ impl Bases {
     }
 
     fn trusts(&self, head: &RequestHead) -> bool {
-        head.peer_addr.is_some_and(|peer| {
-            let address = peer.ip().to_canonical();
-            self.trusted_proxies
-                .iter()
-                .any(|net| net.contains(&address))
-        })
+        head.peer_addr
+            .is_some_and(|peer| self.is_proxy(peer.ip().to_canonical()))
+    }
+
+    fn is_proxy(&self, address: IpAddr) -> bool {
+        self.trusted_proxies
+            .iter()
+            .any(|net| net.contains(&address))
+    }
+
+    /// Who asks: the peer, or, as far as trusted proxies tell it in `X-Forwarded-For`, the last one
+    /// on the way that is no trusted proxy.
+    pub(crate) fn client(&self, head: &RequestHead) -> Option<IpAddr> {
+        let peer = head.peer_addr?.ip().to_canonical();
+        if self.trusted_proxies.is_empty() || !self.is_proxy(peer) {
+            return Some(peer);
+        }
+        let told = head.headers.get_all("x-forwarded-for");
+        let told: Vec<&str> = told.filter_map(|value| value.to_str().ok()).collect();
+        let mut client = peer;
+        for hop in told.iter().rev().flat_map(|value| value.rsplit(',')) {
+            let Some(address) = address_of(hop.trim()) else {
+                break;
+            };
+            client = address;
+            if !self.is_proxy(address) {
+                break;
+            }
+        }
+        Some(client)
     }
 }
 
@@ -87,6 +111,13 @@ impl Told {
             prefix: first("x-forwarded-prefix").and_then(|prefix| valid_prefix(&prefix)),
         }
     }
+}
+
+/// An address, with or without a port and brackets.
+fn address_of(text: &str) -> Option<IpAddr> {
+    let address = text.parse::<IpAddr>().ok();
+    let address = address.or_else(|| text.parse::<SocketAddr>().ok().map(|both| both.ip()));
+    address.map(|address| address.to_canonical())
 }
 
 /// The first element of a header with commas: what the proxy nearest to the client said.
@@ -265,6 +296,32 @@ mod tests {
             base(&bases, "10.1.2.3", &forwarded).as_deref(),
             Ok("https://crates.lab:444")
         );
+    }
+
+    #[test]
+    fn a_client_behind_trusted_proxies_is_known_by_what_they_tell() {
+        let bases = Bases {
+            public_url: None,
+            trusted_proxies: vec!["10.0.0.0/8".parse().expect("a network")],
+        };
+        let check = |peer: &str, told: &[&str], expected: &str| {
+            let mut request = Request::new();
+            request.head_mut().peer_addr = format!("{peer}:1").parse().ok();
+            for value in told {
+                let value = HeaderValue::from_str(value).expect("a header value");
+                let name = HeaderName::from_static("x-forwarded-for");
+                request.head_mut().headers.append(name, value);
+            }
+            let found = bases.client(request.head()).map(|found| found.to_string());
+            assert_eq!(found.as_deref(), Some(expected), "{peer} {told:?}");
+        };
+        check("192.168.0.9", &["1.2.3.4"], "192.168.0.9");
+        check("10.0.0.1", &[], "10.0.0.1");
+        check("10.0.0.1", &["1.2.3.4"], "1.2.3.4");
+        check("10.0.0.1", &["6.6.6.6, 1.2.3.4, 10.0.0.2"], "1.2.3.4");
+        check("10.0.0.1", &["6.6.6.6", "1.2.3.4:99"], "1.2.3.4");
+        check("10.0.0.1", &["1.2.3.4, nonsense"], "10.0.0.1");
+        check("10.0.0.1", &["[::ffff:1.2.3.4]:9"], "1.2.3.4");
     }
 
     #[test]

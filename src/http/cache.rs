@@ -14,7 +14,7 @@ use actix_http::{
 use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache};
 
-use crate::registry::CrateName;
+use crate::{mirror::Mirror, registry::CrateName};
 
 /// The largest body that is kept ready, as a part of the cache: a larger one would push out a
 /// hundred small ones, and reading it from a file costs little beside sending it.
@@ -58,12 +58,33 @@ pub(crate) enum What {
     Crate,
 }
 
+/// What an answer depends on, and so whose stamp it carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Follows {
+    /// The index entry.
+    Entry,
+    /// The index entry, and which of its crate files are held.
+    Held,
+}
+
+impl Follows {
+    /// The stamp of a name now.
+    pub(crate) fn stamp(self, mirror: &Mirror, name: &CrateName) -> u64 {
+        match self {
+            Follows::Entry => mirror.stamp(name),
+            Follows::Held => mirror.view_stamp(name),
+        }
+    }
+}
+
 /// An answer as it goes out.
 #[derive(Debug, Clone)]
 pub(crate) struct Ready {
     pub(crate) what: What,
     /// Whose stamp it carries.
     pub(crate) name: CrateName,
+    /// What the stamp is of.
+    pub(crate) follows: Follows,
     /// The stamp of the name when this was made.
     pub(crate) stamp: u64,
     /// When an index file has to be looked up again. `None`: never.
@@ -241,6 +262,7 @@ mod tests {
         Ready {
             what: What::Index,
             name: CrateName::parse("demo").expect("a name"),
+            follows: Follows::Entry,
             stamp: 7,
             expires: None,
             etag: HeaderValue::from_static("\"abc\""),

@@ -16,7 +16,7 @@ use futures_util::{Stream, stream};
 
 use super::{
     State,
-    cache::{Ready, What, etag_matches, write_crate_headers},
+    cache::{Follows, Ready, What, etag_matches, write_crate_headers},
     range::{self, Wanted},
     reply,
 };
@@ -40,9 +40,9 @@ pub(crate) async fn download(
     let (name, version) = path.into_inner();
     let release = match Release::parse(&name, &version) {
         Ok(release) => release,
-        Err(why) => return reply::nonsense("a release", &format!("{name}/{version}"), &why),
+        Err(why) => return reply::no_release(&name, &version, &why),
     };
-    let stamp = state.mirror.stamp(&release.name);
+    let stamp = (Follows::Entry, state.mirror.stamp(&release.name));
     match state.mirror.crate_file(&release).await {
         Ok(CrateFile::Held(blob)) => held(&request, &release, &blob, stamp, &state).await,
         // HTTP/1.0 ends a body of unknown length by closing, be it whole or broken off.
@@ -59,12 +59,13 @@ pub(crate) async fn download(
     }
 }
 
-/// The file is in the store: whole or in part, or not at all if the client has it.
-async fn held(
+/// The file is in the store: whole or in part, or not at all if the client has it. `stamp`: of
+/// what a ready answer depends on.
+pub(super) async fn held(
     request: &HttpRequest,
     release: &Release,
     blob: &Blob,
-    stamp: u64,
+    stamp: (Follows, u64),
     state: &State,
 ) -> HttpResponse {
     let etag = etag(blob.checksum());
@@ -123,7 +124,7 @@ async fn whole(
     release: &Release,
     blob: &Blob,
     etag: HeaderValue,
-    stamp: u64,
+    stamp: (Follows, u64),
     state: &State,
 ) -> HttpResponse {
     if !(state.cache.keeps(blob.len()) && request.method() == Method::GET) {
@@ -139,9 +140,11 @@ async fn whole(
         Ok(bytes) => bytes,
         Err(error) => return unreadable(release, &error),
     };
+    let (follows, stamp) = stamp;
     let ready = Arc::new(Ready {
         what: What::Crate,
         name: release.name.clone(),
+        follows,
         stamp,
         expires: None,
         etag,

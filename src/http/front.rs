@@ -6,13 +6,14 @@
 
 use std::{
     future::{Ready as ReadyFuture, ready},
+    net::IpAddr,
     sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
 
 use actix_http::{
-    Request, Response, Version,
+    Method, Request, Response, StatusCode, Version,
     body::{BodySize, BoxBody, MessageBody as _},
 };
 use actix_service::{Service, ServiceFactory};
@@ -89,9 +90,17 @@ where
         }
         let (endpoint, protocol) = (endpoint(request.path()), protocol(&request));
         let state = Arc::clone(&self.state);
+        let fetched = (endpoint == Endpoint::Download)
+            .then(|| Fetched::of(&request, &state))
+            .flatten();
         let answer = self.inner.call(request);
         Either::Right(Box::pin(async move {
             let response: Response<BoxBody> = answer.await?.into();
+            if let Some(Fetched { path, client }) = fetched
+                && matches!(response.status().as_u16(), 200 | 206)
+            {
+                state.mirror.note_use(&path, client);
+            }
             let metrics = state.mirror.metrics();
             metrics.request(
                 endpoint,
@@ -113,7 +122,8 @@ impl<S> Front<S> {
             return None;
         }
         let ready = self.state.cache.get(request.path())?;
-        if !ready.is_good(self.state.mirror.stamp(&ready.name), started) {
+        let stamp = ready.follows.stamp(&self.state.mirror, &ready.name);
+        if !ready.is_good(stamp, started) {
             return None;
         }
         let response = ready.answer(request.head())?;
@@ -125,7 +135,32 @@ impl<S> Front<S> {
             .counters
             .of(ready.what, protocol(request), response.status().as_u16());
         counters.answered(bytes, started.elapsed());
+        if ready.what == What::Crate
+            && response.status() == StatusCode::OK
+            && self.state.mirror.records_uses()
+            && let Some(client) = self.state.bases.client(request.head())
+        {
+            self.state.mirror.note_use(request.path(), client);
+        }
         Some(response)
+    }
+}
+
+/// A crate file that somebody asks for, for the record of who fetched what.
+struct Fetched {
+    path: String,
+    client: IpAddr,
+}
+
+impl Fetched {
+    fn of(request: &Request, state: &State) -> Option<Fetched> {
+        if !state.mirror.records_uses() || request.method() != Method::GET {
+            return None;
+        }
+        Some(Fetched {
+            path: request.path().to_owned(),
+            client: state.bases.client(request.head())?,
+        })
     }
 }
 
@@ -171,18 +206,57 @@ fn protocol(request: &Request) -> Protocol {
 
 /// What a path is for, as the metrics call it.
 fn endpoint(path: &str) -> Endpoint {
-    match path {
+    match within_view(path) {
         "/index/config.json" => Endpoint::Config,
         "/metrics" => Endpoint::Metrics,
         "/healthz" | "/readyz" => Endpoint::Health,
         "/api/v1/crates" => Endpoint::Search,
         "/" => Endpoint::Status,
-        _ if path.starts_with("/index/") => Endpoint::Index,
-        _ if path.starts_with("/api/v1/crates/") && path.ends_with("/download") => {
+        path if path.starts_with("/index/") => Endpoint::Index,
+        path if path.starts_with("/api/v1/crates/") && path.ends_with("/download") => {
             Endpoint::Download
         }
-        _ if path.starts_with("/static/") => Endpoint::Status,
-        _ if path.starts_with("/git/") => Endpoint::Git,
+        path if path.starts_with("/static/") => Endpoint::Status,
+        path if path.starts_with("/git/") => Endpoint::Git,
         _ => Endpoint::Other,
+    }
+}
+
+/// A path of a view as the root has it: a view's index counts as an index.
+fn within_view(path: &str) -> &str {
+    let rest = path
+        .strip_prefix("/view/")
+        .and_then(|rest| rest.split_once('/'));
+    match rest {
+        Some((view, rest)) => path
+            .get("/view/".len().saturating_add(view.len())..)
+            .filter(|_| SERVED_IN_VIEWS.iter().any(|part| rest.starts_with(part)))
+            .unwrap_or(path),
+        None => path,
+    }
+}
+
+/// What a view has of what the root has.
+const SERVED_IN_VIEWS: &[&str] = &["index/", "api/", "git/"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_of_a_view_counts_like_that_of_the_root() {
+        let check = |path, expected| assert_eq!(endpoint(path), expected, "{path}");
+        check("/index/se/rd/serde", Endpoint::Index);
+        check("/view/held/index/se/rd/serde", Endpoint::Index);
+        check("/view/held/index/config.json", Endpoint::Config);
+        check("/view/held/api/v1/crates", Endpoint::Search);
+        check(
+            "/view/held/api/v1/crates/a/1.0.0/download",
+            Endpoint::Download,
+        );
+        check("/view/held/git/index/info/refs", Endpoint::Git);
+        check("/view/held/metrics", Endpoint::Other);
+        check("/view/held/", Endpoint::Other);
+        check("/view/", Endpoint::Other);
     }
 }

@@ -90,7 +90,7 @@ pub(crate) async fn info_refs(
         Some("git-receive-pack") => return talk.refuse(read_only()),
         Some(_) | None => return talk.refuse(not_dumb()),
     }
-    let (refs, result) = match repo(&state.mirror) {
+    let (refs, result) = match repo(&state.mirror, &request) {
         Ok(repo) => {
             let refs = upload_pack::advertise(repo.serving().as_ref(), talk.version);
             (refs, GitResult::Ok)
@@ -117,7 +117,7 @@ pub(crate) async fn upload_pack(
     state: web::Data<State>,
 ) -> HttpResponse {
     let mut talk = Talk::new(GitRequest::Fetch, &request, &state);
-    let repo = match repo(&state.mirror) {
+    let repo = match repo(&state.mirror, &request) {
         Ok(repo) => repo,
         Err(refusal) => return talk.refuse(refusal),
     };
@@ -125,7 +125,7 @@ pub(crate) async fn upload_pack(
         Ok(body) => body,
         Err(refusal) => return talk.refuse(refusal),
     };
-    let (repo, version) = (repo.clone(), talk.version);
+    let version = talk.version;
     let planned = web::block(move || {
         if let Err(error) = repo.mend() {
             tracing::debug!(%error, "the git index is still damaged");
@@ -169,9 +169,11 @@ pub(crate) async fn refuse_files() -> HttpResponse {
 
 /// Any other path of git's. One repository has one address: were `index.git` served beside
 /// `index`, cargo would take them for one and mix what it knows of them.
-pub(crate) async fn elsewhere() -> HttpResponse {
-    let text = "there is one git index here, at /git/index";
-    Refusal::new(StatusCode::NOT_FOUND, text).response()
+pub(crate) async fn elsewhere(request: HttpRequest) -> HttpResponse {
+    let path = request.path();
+    let place = path.split_once("/git").map_or("", |(place, _rest)| place);
+    let text = format!("there is one git index here, at {place}/git/index");
+    Refusal::new(StatusCode::NOT_FOUND, &text).response()
 }
 
 fn result() -> actix_web::HttpResponseBuilder {
@@ -321,16 +323,25 @@ impl Talk {
     }
 }
 
-/// The repository, if it can be served.
-fn repo(mirror: &Mirror) -> Result<&Repo, Refusal> {
+/// The repository that a path means, the root's or that of a view, if it can be served.
+fn repo(mirror: &Mirror, request: &HttpRequest) -> Result<Repo, Refusal> {
     let forbidden = |text| Refusal::new(StatusCode::FORBIDDEN, text);
-    let Some(repo) = mirror.git() else {
-        return Err(forbidden(
-            "this mirror serves no git index (`git.enabled` is false); use its sparse index",
-        ));
+    let off = || {
+        forbidden("this mirror serves no git index (`git.enabled` is false); use its sparse index")
     };
-    match mirror.git_state() {
-        GitState::Ready => Ok(repo),
+    let (repo, state) = match request.match_info().get("view") {
+        None => (mirror.git().cloned(), mirror.git_state()),
+        Some(name) => {
+            let view = mirror.view(name);
+            let view = view.map_err(|no| Refusal::new(StatusCode::NOT_FOUND, &no.to_string()))?;
+            let git = mirror.git_of(&view).ok_or_else(off)?;
+            (git.repo(), git.state())
+        }
+    };
+    match state {
+        // Switched off, it never has a base.
+        _ if repo.is_none() && mirror.git().is_none() => Err(off()),
+        GitState::Ready => repo.ok_or_else(Refusal::given_up),
         GitState::NoBase => Err(forbidden(
             "the git index needs `public_url` in the mirror's configuration: its config.json \
              cannot follow the host of a request",

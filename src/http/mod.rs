@@ -16,6 +16,7 @@ mod reply;
 mod routes;
 mod sparse;
 mod status;
+mod view;
 
 use std::{
     net::SocketAddr,

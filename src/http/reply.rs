@@ -7,7 +7,10 @@ use actix_web::{
     http::{StatusCode, header},
 };
 
-use crate::{mirror, registry::name::InvalidName};
+use crate::{
+    mirror,
+    registry::{layout::InvalidIndexPath, name::InvalidName, release::InvalidRelease},
+};
 
 /// The answer that tells a client why there is no index file or crate.
 ///
@@ -27,7 +30,8 @@ fn status(error: &mirror::Error) -> StatusCode {
     match error {
         mirror::Error::UnknownCrate { .. }
         | mirror::Error::UnknownVersion { .. }
-        | mirror::Error::NotHeld { .. } => StatusCode::NOT_FOUND,
+        | mirror::Error::NotHeld { .. }
+        | mirror::Error::NotInView { .. } => StatusCode::NOT_FOUND,
         mirror::Error::Mismatch { .. } | mirror::Error::MissingUpstream { .. } => {
             StatusCode::BAD_GATEWAY
         }
@@ -37,6 +41,7 @@ fn status(error: &mirror::Error) -> StatusCode {
         | mirror::Error::Busy { .. }
         | mirror::Error::Lost { .. }
         | mirror::Error::LostEntry { .. }
+        | mirror::Error::Damaged { .. }
         | mirror::Error::Store { .. }
         | mirror::Error::Unreadable { .. } => StatusCode::SERVICE_UNAVAILABLE,
     }
@@ -66,6 +71,26 @@ pub(crate) fn nonsense(what: &str, text: &str, why: &dyn std::error::Error) -> H
 /// A name that is none, in the place of a crate's name.
 pub(crate) fn no_name(text: &str, why: &InvalidName) -> HttpResponse {
     nonsense("a crate name", text, why)
+}
+
+/// A path that no index file is at.
+pub(crate) fn no_index_file(path: &str, error: InvalidIndexPath) -> HttpResponse {
+    match error {
+        InvalidIndexPath::Name(why) => no_name(path, &why),
+        elsewhere @ InvalidIndexPath::Elsewhere { .. } => {
+            plain(StatusCode::NOT_FOUND, format!("orlop: {elsewhere}\n"))
+        }
+    }
+}
+
+/// A name and a version that no release has.
+pub(crate) fn no_release(name: &str, version: &str, why: &InvalidRelease) -> HttpResponse {
+    nonsense("a release", &format!("{name}/{version}"), why)
+}
+
+/// A view that is not served.
+pub(crate) fn no_view(why: &mirror::NoView) -> HttpResponse {
+    plain(StatusCode::NOT_FOUND, format!("orlop: {why}\n"))
 }
 
 /// A short plain answer.

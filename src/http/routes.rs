@@ -2,7 +2,48 @@
 
 use actix_web::{guard, web};
 
-use super::{api, download, git, sparse, status};
+use super::{api, download, git, sparse, status, view};
+
+/// A view has of the index what the root has.
+fn views(config: &mut web::ServiceConfig) {
+    let read = || guard::Any(guard::Get()).or(guard::Head());
+    config
+        .service(
+            web::resource("/view/{view}/index/config.json")
+                .guard(read())
+                .to(view::config),
+        )
+        .service(
+            web::resource("/view/{view}/index/{path:.*}")
+                .guard(read())
+                .to(view::file),
+        )
+        .service(
+            web::resource("/view/{view}/api/v1/crates/{crate}/{version}/download")
+                .guard(read())
+                .to(view::download),
+        )
+        .service(
+            web::resource("/view/{view}/api/v1/crates")
+                .guard(read())
+                .to(view::search),
+        )
+        .service(
+            web::resource("/view/{view}/git/index/info/refs")
+                .guard(read())
+                .to(git::info_refs),
+        )
+        .service(
+            web::resource("/view/{view}/git/index/git-upload-pack")
+                .guard(guard::Post())
+                .to(git::upload_pack),
+        )
+        .service(web::resource("/view/{view}/git/index/git-receive-pack").to(git::refuse_push))
+        .service(web::resource("/view/{view}/git/index/{path:.*}").to(git::refuse_files))
+        .service(web::resource("/view/{view}/git/{path:.*}").to(git::elsewhere))
+        .service(web::resource("/view/{view}/api/v1/{path:.*}").to(view::refuse))
+        .service(web::resource("/view/{view}{path:.*}").to(view::unknown));
+}
 
 pub(crate) fn routes(config: &mut web::ServiceConfig) {
     let read = || guard::Any(guard::Get()).or(guard::Head());
@@ -42,6 +83,7 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
         .service(web::resource("/git/index/git-receive-pack").to(git::refuse_push))
         .service(web::resource("/git/index/{path:.*}").to(git::refuse_files))
         .service(web::resource("/git/{path:.*}").to(git::elsewhere))
+        .configure(views)
         // Used by cargo, and refused: this is a mirror.
         .service(web::resource("/api/v1/{path:.*}").to(api::refuse))
         // Used by people.

@@ -17,15 +17,12 @@ use flate2::{Compression, write::GzEncoder};
 
 use super::{
     State,
-    cache::{Form, Ready, What, accepts_gzip},
+    cache::{Follows, Form, Ready, What, accepts_gzip},
     reply,
 };
 use crate::{
     mirror::{self, IndexEntry, Mirror},
-    registry::{
-        CrateName, RegistryConfig,
-        layout::{InvalidIndexPath, parse_index_path},
-    },
+    registry::{CrateName, RegistryConfig, layout::parse_index_path},
 };
 
 /// Says how many seconds ago upstream was last asked with success, on entries older than they should be.
@@ -37,11 +34,16 @@ const GZIP_LEVEL: u32 = 5;
 
 /// `GET /index/config.json`.
 pub(crate) async fn config(request: HttpRequest, state: web::Data<State>) -> HttpResponse {
+    config_of(&request, &state, "")
+}
+
+/// The `config.json` of what is below `place` (empty, or with a slash at its beginning).
+pub(super) fn config_of(request: &HttpRequest, state: &State, place: &str) -> HttpResponse {
     match state.bases.of(request.head()) {
         Ok(base) => HttpResponse::Ok()
             .insert_header((header::CACHE_CONTROL, "no-cache"))
             .insert_header((header::VARY, "host"))
-            .json(RegistryConfig::of_mirror(&base)),
+            .json(RegistryConfig::of_mirror(&format!("{base}{place}"))),
         Err(error) => reply::plain(
             StatusCode::BAD_REQUEST,
             format!("orlop: {error}\nhint: set `public_url` in the mirror's configuration\n"),
@@ -57,10 +59,7 @@ pub(crate) async fn file(
 ) -> HttpResponse {
     let name = match parse_index_path(&path) {
         Ok(name) => name,
-        Err(InvalidIndexPath::Name(why)) => return reply::no_name(&path, &why),
-        Err(error @ InvalidIndexPath::Elsewhere { .. }) => {
-            return reply::plain(StatusCode::NOT_FOUND, format!("orlop: {error}\n"));
-        }
+        Err(error) => return reply::no_index_file(&path, error),
     };
     match serve(&request, &name, &state).await {
         Ok(response) => response,
@@ -76,13 +75,11 @@ async fn serve(
     // The stamp is read before the entry: if that changes in between, the answer is looked up again.
     let stamp = state.mirror.stamp(name);
     let entry = state.mirror.index_entry(name).await?;
-    let form = if accepts_gzip(request.headers()) {
-        Form::Gzip
-    } else {
-        Form::Identity
-    };
+    let form = Form::wanted(request);
     let ready = match state.cache.get(request.path()) {
-        Some(known) if known.etag == etag(&entry, Form::Identity) && known.has(form) => {
+        Some(known)
+            if known.etag == etag(&entry.facts.digest, Form::Identity) && known.has(form) =>
+        {
             renewed(&known, &entry, stamp)
         }
         known => build(&state.mirror, name, entry.clone(), stamp, form, known).await?,
@@ -133,27 +130,46 @@ async fn build(
         let mut ready = Ready {
             what: What::Index,
             name,
+            follows: Follows::Entry,
             stamp,
             expires: Some(Instant::now() + entry.fresh_for),
-            etag: etag(&entry, Form::Identity),
-            etag_gzip: Some(etag(&entry, Form::Gzip)),
+            etag: etag(&entry.facts.digest, Form::Identity),
+            etag_gzip: Some(etag(&entry.facts.digest, Form::Gzip)),
             identity: None,
             gzip: None,
         };
-        if let Some(known) = known.filter(|known| known.etag == ready.etag) {
-            ready.identity.clone_from(&known.identity);
-            ready.gzip.clone_from(&known.gzip);
-        }
-        match form {
-            Form::Identity => ready.identity = Some(snapshot.bytes),
-            Form::Gzip => ready.gzip = Some(gzip(&snapshot.bytes)),
-        }
+        ready.take(snapshot.bytes, form, known.as_deref());
         Ok(ready)
     });
     built.await.map_err(|_canceled| lost)?
 }
 
+impl Form {
+    /// The form that a client asks for.
+    pub(super) fn wanted(request: &HttpRequest) -> Form {
+        if accepts_gzip(request.headers()) {
+            Form::Gzip
+        } else {
+            Form::Identity
+        }
+    }
+}
+
 impl Ready {
+    /// Takes the bytes in the form that is asked for, and the other one from what is known, if that
+    /// is the same.
+    pub(super) fn take(&mut self, bytes: Bytes, form: Form, known: Option<&Ready>) {
+        if let Some(known) = known.filter(|known| known.etag == self.etag) {
+            self.identity.clone_from(&known.identity);
+            self.gzip.clone_from(&known.gzip);
+        }
+        match form {
+            Form::Identity => self.identity = Some(bytes),
+            Form::Gzip if self.gzip.is_none() => self.gzip = Some(gzip(&bytes)),
+            Form::Gzip => {}
+        }
+    }
+
     fn has(&self, form: Form) -> bool {
         match form {
             Form::Identity => self.identity.is_some(),
@@ -164,11 +180,11 @@ impl Ready {
 
 /// The `ETag` of an index file is made of its content, so that it stays the same over restarts and
 /// between mirrors.
-fn etag(entry: &IndexEntry, form: Form) -> HeaderValue {
+pub(super) fn etag(digest: &[u8; 16], form: Form) -> HeaderValue {
     use std::fmt::Write as _;
     let mut text = String::with_capacity(40);
     text.push('"');
-    for byte in entry.facts.digest {
+    for byte in digest {
         // Writing to a String cannot fail.
         if write!(text, "{byte:02x}").is_err() {
             break;

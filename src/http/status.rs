@@ -12,9 +12,9 @@ use askama::Template;
 use super::{State, path_of, reply};
 use crate::{
     metrics::{Arrival, Gauges},
-    mirror::{Activity, GitState, GitStatus, Status},
+    mirror::{Activity, GitState, GitStatus, Status, ViewStatus},
     policy::freshness::Mode,
-    registry::client::client_config,
+    registry::client::{client_config, view_base},
     upstream::{BreakerState, HostHealth},
 };
 
@@ -73,7 +73,7 @@ pub(crate) async fn page(request: HttpRequest, state: web::Data<State>) -> HttpR
     let page = Page {
         verdict: verdict(&status),
         upstream: upstream_facts(&status),
-        held: held_facts(&status),
+        held: held_facts(&status, &base),
         git: status.git.as_ref().map(git_facts).unwrap_or_default(),
         git_url: status.git.as_ref().map(git_url).unwrap_or_default(),
         events: status.recent.iter().map(shown).collect(),
@@ -142,6 +142,12 @@ pub(crate) async fn metrics(state: web::Data<State>) -> HttpResponse {
         hot_bytes: state.cache.bytes(),
         followed_at: followed_at(&status)
             .and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok()),
+        jobs: state
+            .mirror
+            .jobs()
+            .iter()
+            .map(|job| job.kind.label())
+            .collect(),
         uptime: status.uptime,
     };
     HttpResponse::Ok()
@@ -181,6 +187,14 @@ fn verdict(status: &Status) -> Verdict {
         attention.push(format!(
             "The git index cannot follow and is tried again: {why}."
         ));
+    }
+    for view in &status.views {
+        if let Some(why) = &view.failing {
+            attention.push(format!(
+                "The git index of the view `{}` cannot follow and is tried again: {why}.",
+                view.name
+            ));
+        }
     }
     let hosts = [
         ("index", &upstream.index),
@@ -311,7 +325,28 @@ fn failed_last(health: &HostHealth) -> Option<&(Duration, String)> {
     since.filter(|(age, _why)| health.last_success.is_none_or(|success| *age < success))
 }
 
-fn held_facts(status: &Status) -> Vec<(&'static str, String)> {
+fn held_facts(status: &Status, base: &str) -> Vec<(&'static str, String)> {
+    let mut facts = store_facts(status);
+    facts.extend(
+        status
+            .views
+            .iter()
+            .map(|view| ("Index of these alone", view_facts(view, base))),
+    );
+    facts
+}
+
+/// Where a view is, and how much it has.
+fn view_facts(view: &ViewStatus, base: &str) -> String {
+    let index = format!("{}/index/", view_base(base, &view.name));
+    match view.names {
+        Some(1) => format!("{index} (1 crate)"),
+        Some(names) => format!("{index} ({names} crates)"),
+        None => index,
+    }
+}
+
+fn store_facts(status: &Status) -> Vec<(&'static str, String)> {
     let totals = &status.totals;
     vec![
         ("Index entries", totals.names.to_string()),
