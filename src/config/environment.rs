@@ -1,5 +1,6 @@
-//! The environment of the process, read once: `ORLOP_*`, `NO_COLOR`, and what the defaults need.
+//! The environment of the process, read once: `ORLOP_*`, `NO_COLOR`, `TERM`, and what the defaults need.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,8 @@ pub struct Environment {
     pub file: Option<PathBuf>,
     /// Whether `NO_COLOR` is set to something.
     pub no_color: bool,
+    /// Whether `TERM` says that the terminal cannot move its cursor.
+    pub is_dumb: bool,
 }
 
 impl Environment {
@@ -39,6 +42,7 @@ impl Environment {
         for (name, value) in variables {
             match name.to_str() {
                 Some("NO_COLOR") => environment.no_color = !value.is_empty(),
+                Some("TERM") => environment.is_dumb = value == "dumb",
                 Some(FILE) => environment.file = Some(PathBuf::from(value)),
                 Some(name) if name.starts_with(PREFIX) => {
                     environment.variables.push((name.to_owned(), value));
@@ -75,6 +79,60 @@ impl Machine {
 /// happens to stand.
 fn folder_below(data: &Path) -> Option<PathBuf> {
     data.is_absolute().then(|| data.join("orlop"))
+}
+
+/// What of the environment decides how this user's cargo reaches a registry.
+#[derive(Debug, Clone, Default)]
+pub struct ClientEnvironment {
+    /// `CARGO_*`, the variables of proxies and of certificates, by name; what is no text is left out.
+    pub variables: BTreeMap<String, String>,
+    /// `CARGO_HOME`, else `.cargo` in the home; `None`: there is no home.
+    pub cargo_home: Option<PathBuf>,
+}
+
+impl ClientEnvironment {
+    /// The environment of this process.
+    pub fn of_process() -> ClientEnvironment {
+        ClientEnvironment::of(std::env::vars_os())
+    }
+
+    /// The environment that `variables` make.
+    pub fn of(variables: impl Iterator<Item = (OsString, OsString)>) -> ClientEnvironment {
+        const NAMES: [&str; 6] = [
+            "http_proxy",
+            "https_proxy",
+            "all_proxy",
+            "no_proxy",
+            "ssl_cert_file",
+            "ssl_cert_dir",
+        ];
+        let mut environment = ClientEnvironment::default();
+        let mut home = None;
+        for (name, value) in variables {
+            let Some(name) = name.to_str() else { continue };
+            match name {
+                "CARGO_HOME" => environment.cargo_home = Some(PathBuf::from(&value)),
+                "HOME" => home = Some(PathBuf::from(&value)),
+                _ => {}
+            }
+            let counts =
+                name.starts_with("CARGO_") || NAMES.contains(&name.to_ascii_lowercase().as_str());
+            if let (true, Ok(value)) = (counts, value.into_string()) {
+                environment.variables.insert(name.to_owned(), value);
+            }
+        }
+        let own = home.map(|home| home.join(".cargo"));
+        environment.cargo_home = environment.cargo_home.or(own);
+        environment
+    }
+
+    /// The value of the first of these variables that is set to something, with its name.
+    pub fn first<'a>(&'a self, names: &[&'a str]) -> Option<(&'a str, &'a str)> {
+        names.iter().find_map(|name| {
+            let value = self.variables.get(*name)?;
+            (!value.is_empty()).then_some((*name, value.as_str()))
+        })
+    }
 }
 
 /// Every value in the variables, or what is wrong with them.

@@ -114,6 +114,8 @@ const TICK: Duration = Duration::from_millis(10);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// No record of people is wanted for longer than ten years.
+const TEN_YEARS: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// cargo gives up on an answer after 30 s: who waits longer waits for nobody.
@@ -228,6 +230,18 @@ pub static KEYS: &[Key] = &[
         reason: "Anybody can write these headers, so nobody is believed until named.",
         preset: Preset::Fixed(""),
         place: Place::Networks(|c| &mut c.listen.trusted_proxies),
+    },
+    Key {
+        path: "admin.socket",
+        doc: "The unix socket by which `orlop sync`, `orlop export` and the other commands reach \
+              this server. Whoever may write to it (mode 0660: the server's user and group) may \
+              use them.",
+        reason: "Unset, it is admin.sock in the folder of the store, where the commands find it \
+                 without a word.",
+        preset: Preset::Unset {
+            example: "/run/orlop/admin.sock",
+        },
+        place: Place::OptionalPath(|c| &mut c.admin.socket),
     },
     Key {
         path: "upstream.url",
@@ -442,6 +456,55 @@ pub static KEYS: &[Key] = &[
         reason: "Who waits for a change in the git index waits a minute at most.",
         preset: Preset::Fixed("1m"),
         place: Place::Duration(|c| &mut c.git.cut_within, (TICK, DAY)),
+    },
+    Key {
+        path: "sync.every",
+        doc: "How often all saved sets are fetched ahead again, a tenth more or less by chance; \
+              \"0s\": only when `orlop sync` asks for it.",
+        reason: "What was published in the morning is here in the afternoon, and the upstream is \
+                 asked four times a day.",
+        preset: Preset::Fixed("6h"),
+        place: Place::Duration(|c| &mut c.sync.every, (Duration::ZERO, MONTH)),
+    },
+    Key {
+        path: "sync.concurrency",
+        doc: "Crates that fetching ahead asks for at once.",
+        reason: "Half of upstream.concurrency, so that builds find room beside it.",
+        preset: Preset::Fixed("32"),
+        place: Place::Count(|c| &mut c.sync.concurrency, (1, 1024)),
+    },
+    Key {
+        path: "sync.max_rate",
+        doc: "The most that fetching ahead takes from the line, in bytes a second.",
+        reason: "Unset, it takes what the upstream gives; builds are never held back by it.",
+        preset: Preset::Unset { example: "10MiB" },
+        place: Place::OptionalSize(|c| &mut c.sync.max_rate, (KIB, TIB)),
+    },
+    Key {
+        path: "import.trust",
+        doc: "The public keys whose bundles are taken in, as `orlop key show` prints them on the \
+              machine that writes the bundles.",
+        reason: "A bundle carries what others will build and run, so nobody is trusted until \
+                 named.",
+        preset: Preset::Fixed(""),
+        place: Place::PublicKeys(|c| &mut c.import.trust),
+    },
+    Key {
+        path: "views.held",
+        doc: "Whether the index of what is held is served at /view/held/: cargo behind it chooses \
+              only versions whose files are here.",
+        reason: "It costs one small repository more, and is what a machine without a network \
+                 wants.",
+        preset: Preset::Fixed("true"),
+        place: Place::Switch(|c| &mut c.views.held),
+    },
+    Key {
+        path: "use.keep_for",
+        doc: "How long it is kept who fetched what and when, for `orlop who` and for `orlop gc`; \
+              \"0s\" records nothing.",
+        reason: "A quarter tells who still uses a version; longer is nobody's business.",
+        preset: Preset::Fixed("90d"),
+        place: Place::Duration(|c| &mut c.uses.keep_for, (Duration::ZERO, TEN_YEARS)),
     },
     Key {
         path: "http.hot_cache",

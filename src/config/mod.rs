@@ -21,7 +21,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 use url::Url;
 
-pub use environment::{Environment, Machine};
+pub use environment::{ClientEnvironment, Environment, Machine};
 pub use error::{Error, Origin, Refusal};
 pub use keys::{KEYS, Key, Preset, Which};
 pub use sample::sample;
@@ -52,6 +52,8 @@ pub struct Config {
     pub public_url: Option<Url>,
     /// The table `[listen]`.
     pub listen: ListenConfig,
+    /// The table `[admin]`.
+    pub admin: AdminConfig,
     /// The table `[upstream]`.
     pub upstream: UpstreamConfig,
     /// The table `[index]`.
@@ -60,6 +62,14 @@ pub struct Config {
     pub store: StoreConfig,
     /// The table `[git]`.
     pub git: GitConfig,
+    /// The table `[sync]`.
+    pub sync: SyncConfig,
+    /// The table `[import]`.
+    pub import: ImportConfig,
+    /// The table `[views]`.
+    pub views: ViewsConfig,
+    /// The table `[use]`.
+    pub uses: UseConfig,
     /// The table `[http]`.
     pub http: HttpConfig,
     /// The table `[log]`.
@@ -169,6 +179,45 @@ pub struct GitConfig {
     pub cut_within: Duration,
 }
 
+/// The table `[admin]`: how commands reach a running server.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AdminConfig {
+    /// The socket; `None`: `admin.sock` in the folder of the store.
+    pub socket: Option<PathBuf>,
+}
+
+/// The table `[sync]`: fetching ahead.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SyncConfig {
+    /// How often saved sets are fetched again; zero never does.
+    pub every: Duration,
+    /// Crates asked for at once, at least 1.
+    pub concurrency: u32,
+    /// The most bytes a second.
+    pub max_rate: Option<u64>,
+}
+
+/// The table `[import]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImportConfig {
+    /// Public keys whose bundles are taken in.
+    pub trust: Vec<String>,
+}
+
+/// The table `[views]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ViewsConfig {
+    /// Whether the index of what is held is served.
+    pub held: bool,
+}
+
+/// The table `[use]`: who fetched what.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UseConfig {
+    /// How long it is kept; zero records nothing.
+    pub keep_for: Duration,
+}
+
 /// The table `[http]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HttpConfig {
@@ -200,6 +249,8 @@ pub struct Flags {
     pub public_url: Option<String>,
     /// `--mode`.
     pub mode: Option<String>,
+    /// `--admin-socket`.
+    pub admin_socket: Option<PathBuf>,
 }
 
 /// All that a configuration is made of.
@@ -240,6 +291,8 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// Whether `NO_COLOR` asks for plain text.
     pub no_color: bool,
+    /// Whether `TERM` says that the terminal cannot move its cursor.
+    pub is_dumb: bool,
 }
 
 /// One value and where it came from.
@@ -302,6 +355,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<Error>> {
         file: path,
         warnings,
         no_color: sources.environment.no_color,
+        is_dumb: sources.environment.is_dumb,
     })
 }
 
@@ -343,6 +397,8 @@ fn flags(flags: &Flags) -> Vec<Given> {
     let typed = |text: &String| Raw::Typed(text.into());
     let listen = (!flags.listen.is_empty()).then(|| Raw::List(flags.listen.clone()));
     let data = flags.data.as_ref().map(|path| Raw::Typed(path.into()));
+    let admin_socket = flags.admin_socket.as_ref();
+    let admin_socket = admin_socket.map(|path| Raw::Typed(path.into()));
     let all = [
         ("listen.addresses", "--listen", listen),
         ("data", "--data", data),
@@ -357,6 +413,7 @@ fn flags(flags: &Flags) -> Vec<Given> {
             flags.public_url.as_ref().map(typed),
         ),
         ("mode", "--mode", flags.mode.as_ref().map(typed)),
+        ("admin.socket", "--admin-socket", admin_socket),
     ];
     let given = |(path, flag, raw): (&str, &'static str, Option<Raw>)| {
         Some(Given {
@@ -401,10 +458,15 @@ impl Config {
             mode: Mode::default(),
             public_url: None,
             listen: ListenConfig::default(),
+            admin: AdminConfig::default(),
             upstream: UpstreamConfig::blank(keys::default_upstream()?),
             index: IndexConfig::default(),
             store: StoreConfig::default(),
             git: GitConfig::default(),
+            sync: SyncConfig::default(),
+            import: ImportConfig::default(),
+            views: ViewsConfig::default(),
+            uses: UseConfig::default(),
             http: HttpConfig::default(),
             log: LogConfig::default(),
         })
@@ -440,6 +502,12 @@ impl Config {
     /// The base that clients reach this server by, without a slash at its end.
     pub fn public_base(&self) -> Option<String> {
         self.public_url.as_ref().map(base_of)
+    }
+
+    /// The socket by which commands reach a server of this store.
+    pub fn admin_socket(&self) -> PathBuf {
+        let unset = || self.data.join("admin.sock");
+        self.admin.socket.clone().unwrap_or_else(unset)
     }
 
     /// What the store is given.
@@ -511,6 +579,23 @@ impl Config {
                     every: self.upstream.git_every,
                     most_file_bytes: self.upstream.max_index_bytes,
                 }),
+            sync: mirror::sync::Options {
+                every: self.sync.every,
+                concurrency: self.sync.concurrency as usize,
+                max_rate: self.sync.max_rate,
+                ..mirror::sync::Options::default()
+            },
+            bundle: mirror::bundle::Options {
+                trust: self.import.trust.clone(),
+                key_dir: self.data.join("key"),
+            },
+            views: mirror::views::Options {
+                held: self.views.held,
+                dir: self.data.join("git").join("views"),
+            },
+            upkeep: mirror::upkeep::Options {
+                keep_uses_for: self.uses.keep_for,
+            },
             ..mirror::Options::default()
         }
     }

@@ -128,6 +128,7 @@ fn every_flag_reaches_its_key() {
         upstream: Some("http://up/index".to_owned()),
         public_url: Some("https://me/".to_owned()),
         mode: Some("strict".to_owned()),
+        admin_socket: Some(PathBuf::from("s")),
     };
     let loaded = load(&sources).unwrap();
     let config = &loaded.config;
@@ -136,12 +137,13 @@ fn every_flag_reaches_its_key() {
     assert_eq!(config.upstream.url.as_str(), "http://up/index/");
     assert_eq!(config.public_base().as_deref(), Some("https://me"));
     assert_eq!(config.mode, Mode::Strict);
+    assert_eq!(config.admin_socket(), Path::new("s"));
     let flags = loaded.settings.iter();
     assert_eq!(
         flags
             .filter(|s| matches!(s.origin, Origin::Flag(_)))
             .count(),
-        5
+        6
     );
 }
 
@@ -378,7 +380,8 @@ fn tables_stay_together_and_every_key_has_its_words() {
     assert_eq!(
         tables,
         [
-            "", "listen", "upstream", "index", "store", "git", "http", "log"
+            "", "listen", "admin", "upstream", "index", "store", "git", "sync", "import", "views",
+            "use", "http", "log"
         ]
     );
     for key in KEYS {

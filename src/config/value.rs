@@ -40,6 +40,7 @@ pub(super) enum Raw {
 pub(super) enum Place {
     Duration(At<Duration>, Bounds<Duration>),
     Size(At<u64>, Bounds<u64>),
+    OptionalSize(At<Option<u64>>, Bounds<u64>),
     Count(At<u32>, Bounds<u32>),
     Switch(At<bool>),
     Path(At<PathBuf>),
@@ -50,6 +51,7 @@ pub(super) enum Place {
     GitIndex(At<Option<GitIndex>>),
     Addresses(At<Vec<SocketAddr>>),
     Networks(At<Vec<IpNet>>),
+    PublicKeys(At<Vec<String>>),
     Mode(At<Mode>),
     LogFormat(At<LogFormat>),
     Filter(At<String>),
@@ -78,6 +80,10 @@ impl Place {
                 *at(config) = value;
                 Ok(json!(show_size(value)))
             }
+            Place::OptionalSize(at, bounds) => {
+                let read = |raw: &Raw| bounded(size(raw)?, *bounds, show_size);
+                put_optional(at(config), raw, read, |bytes| json!(show_size(*bytes)))
+            }
             Place::Count(at, bounds) => {
                 let value = bounded(count(raw)?, *bounds, |count| count.to_string())?;
                 *at(config) = value;
@@ -94,6 +100,7 @@ impl Place {
             }
             Place::Addresses(at) => put(at(config), addresses(raw)?, show_list),
             Place::Networks(at) => put(at(config), networks(raw)?, show_list),
+            Place::PublicKeys(at) => put(at(config), public_keys(raw)?, show_list),
             Place::Mode(at) => put(at(config), one_of(raw, Mode::ALL, Mode::as_str)?, |mode| {
                 json!(mode.as_str())
             }),
@@ -214,7 +221,8 @@ fn duration(raw: &Raw) -> Read<Duration> {
 }
 
 /// The units that durations are shown in, with their nanoseconds.
-const TIMES: [(&str, u128); 6] = [
+const TIMES: [(&str, u128); 7] = [
+    ("d", 86_400_000_000_000),
     ("h", 3_600_000_000_000),
     ("m", 60_000_000_000),
     ("s", 1_000_000_000),
@@ -394,6 +402,24 @@ fn contact(raw: &Raw) -> Read<String> {
         ));
     }
     Ok(text.to_owned())
+}
+
+/// The texts of public keys; whether each is one is for the room that reads bundles.
+fn public_keys(raw: &Raw) -> Read<Vec<String>> {
+    const WANTED: &str = "a list of public keys, as `orlop key show` prints them";
+    const MOST: usize = 200;
+    let mut keys: Vec<String> = Vec::new();
+    for item in raw.list(WANTED)? {
+        let plain = !item.is_empty() && item.chars().all(|c| c.is_ascii_graphic());
+        if !plain || item.len() > MOST {
+            return Err(Refusal::new(
+                "one of them is no public key",
+                format!("write {WANTED}"),
+            ));
+        }
+        keys.push(item.to_owned());
+    }
+    Ok(keys)
 }
 
 // Paths.
