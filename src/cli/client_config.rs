@@ -3,22 +3,34 @@
 use std::io::Write;
 use std::net::SocketAddr;
 
-use super::{Error, tell};
+use super::{Error, job, open, serve::local_base, tell};
 use crate::config::{Config, Loaded, base_of, parse_public_url};
-use crate::registry::client::{client_config, git_client_config};
+use crate::policy::view::HELD;
+use crate::registry::client::{client_config, git_client_config, view_base};
 
 /// Prints the configuration for `url`, or for what the settings say. They are read only where no
 /// URL is given.
 pub(super) fn print(
     url: Option<&str>,
     git: bool,
+    view: Option<&str>,
     load: impl FnOnce() -> Result<Loaded, Error>,
     out: &mut dyn Write,
 ) -> Result<(), Error> {
-    let base = match url {
-        Some(url) => base_of(&parse_public_url(url).map_err(Error::Url)?),
-        None => base_of_settings(&load()?.config)?,
+    let base = if let Some(url) = url {
+        base_of(&parse_public_url(url).map_err(Error::Url)?)
+    } else {
+        let loaded = load()?;
+        let config = &loaded.config;
+        if view == Some(HELD) && !config.views.held {
+            tell("warning: `views.held` is false: this mirror does not serve that view\n");
+        }
+        match of_daemon(&loaded) {
+            Some(base) => base,
+            None => base_of_settings(config)?,
+        }
     };
+    let base = view.map_or_else(|| base.clone(), |view| view_base(&base, view));
     let text = if git {
         git_client_config(&base)
     } else {
@@ -26,6 +38,17 @@ pub(super) fn print(
     };
     out.write_all(text.as_bytes())?;
     Ok(())
+}
+
+/// How the daemon that has the store of these settings is reached, whatever they say of it: it may
+/// listen on a free port, or was given flags of its own. `None`: none answers.
+pub(super) fn of_daemon(loaded: &Loaded) -> Option<String> {
+    let runtime = open::runtime().ok()?;
+    let client = job::reach(&runtime, loaded).ok()??;
+    let http = client.http();
+    let first = http.addresses.first();
+    let local = || first.map(|first| local_base(*first));
+    http.base.clone().or_else(local)
 }
 
 fn base_of_settings(config: &Config) -> Result<String, Error> {

@@ -4,7 +4,8 @@ use std::error::Error as StdError;
 use std::io;
 use std::process::ExitCode;
 
-use crate::{config, git, http::listen, metrics, mirror, store, upstream};
+use crate::mirror::jobs::{Fault, JobError};
+use crate::{admin, config, git, http::listen, metrics, mirror, store, upstream};
 
 /// How a run ended. Scripts rely on the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Exit {
     Unavailable = 3,
     /// Data of the store is damaged.
     Damaged = 4,
+    /// Ctrl-C ended it, as shells say it.
+    Cancelled = 130,
 }
 
 impl From<Exit> for ExitCode {
@@ -63,6 +66,18 @@ pub enum Error {
     /// An address cannot be listened on.
     #[error("could not listen")]
     Listen(#[source] listen::Error),
+    /// The admin socket cannot be listened at, or there is no talking to the daemon behind it.
+    #[error("could not use the admin socket")]
+    Admin(#[source] admin::Error),
+    /// A job came to nothing.
+    #[error("{0}")]
+    Job(JobError),
+    /// It was told already, as JSON.
+    #[error("told already")]
+    Told(Exit),
+    /// A job found problems, which its report told.
+    #[error("problems were found")]
+    Problems,
     /// The last writes failed.
     #[error("could not bring the store to rest")]
     End(#[source] mirror::Error),
@@ -77,14 +92,31 @@ impl Error {
             | Error::FreePort
             | Error::Log(_)
             | Error::Upstream(_)
-            | Error::Store(store::Error::NotAStore { .. }) => Exit::Usage,
-            Error::Store(store::Error::NewerFormat { .. }) => Exit::Damaged,
+            | Error::Store(store::Error::NotAStore { .. } | store::Error::NotEmpty { .. })
+            | Error::Admin(
+                admin::Error::TooLong { .. }
+                | admin::Error::NotASocket { .. }
+                | admin::Error::TooManyFiles { .. }
+                | admin::Error::TooLarge { .. },
+            ) => Exit::Usage,
+            Error::Store(store::Error::NewerFormat { .. } | store::Error::HalfRestored { .. }) => {
+                Exit::Damaged
+            }
+            Error::Problems => Exit::Problems,
+            Error::Told(exit) => *exit,
+            Error::Job(error) => match error.fault {
+                Fault::Usage => Exit::Usage,
+                Fault::Unavailable => Exit::Unavailable,
+                Fault::Damaged => Exit::Damaged,
+                Fault::Cancelled => Exit::Cancelled,
+            },
             Error::Output(_)
             | Error::Metrics(_)
             | Error::Store(_)
             | Error::Git(_)
             | Error::Threads(_)
             | Error::Listen(_)
+            | Error::Admin(_)
             | Error::End(_) => Exit::Unavailable,
         }
     }
@@ -106,7 +138,11 @@ impl Error {
                 "let this user read and write there, or set `git.enabled = false` to serve without it"
                     .to_owned(),
             ),
+            Error::Admin(error) => error.hint().map(str::to_owned),
+            Error::Job(error) => error.hint.clone(),
             Error::Config(_)
+            | Error::Problems
+            | Error::Told(_)
             | Error::Log(_)
             | Error::Output(_)
             | Error::Metrics(_)
@@ -121,6 +157,27 @@ impl Error {
         matches!(self, Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 
+    /// The error for a program: its exit code, what went wrong, why, and what to try.
+    pub fn to_json(&self) -> serde_json::Value {
+        let (causes, hint) = match self {
+            Error::Config(errors) => {
+                let chains = errors.iter().map(|error| chain(error).join(": "));
+                (
+                    chains.collect(),
+                    errors.iter().find_map(config::Error::hint),
+                )
+            }
+            Error::Job(error) => (error.causes.clone(), error.hint.clone()),
+            other => (chain(other).split_off(1), other.hint()),
+        };
+        serde_json::json!({
+            "exit": self.exit() as u8,
+            "message": self.to_string(),
+            "causes": causes,
+            "hint": hint,
+        })
+    }
+
     /// The whole text for a person: `error:`, its causes, a `hint:`, for each thing that is wrong.
     pub fn render(&self) -> String {
         match self {
@@ -128,18 +185,40 @@ impl Error {
                 let one = |error: &config::Error| told(error, error.hint());
                 errors.iter().map(one).collect()
             }
+            // Its report said it all.
+            Error::Problems | Error::Told(_) => String::new(),
+            Error::Job(error) => {
+                let mut lines = vec![format!("error: {error}")];
+                let causes = error.causes.iter();
+                lines.extend(causes.map(|cause| format!("  caused by: {cause}")));
+                lines.extend(error.hint.iter().map(|hint| format!("hint: {hint}")));
+                lines.push(String::new());
+                lines.join("\n")
+            }
             other => told(other, other.hint()),
         }
     }
 }
 
-fn told(error: &dyn StdError, hint: Option<String>) -> String {
-    let mut lines = vec![format!("error: {error}")];
+/// What an error says, and what caused it, and what caused that.
+fn chain(error: &dyn StdError) -> Vec<String> {
+    let mut said = vec![error.to_string()];
     let mut cause = error.source();
     while let Some(error) = cause {
-        lines.push(format!("  caused by: {error}"));
+        said.push(error.to_string());
         cause = error.source();
     }
+    said
+}
+
+fn told(error: &dyn StdError, hint: Option<String>) -> String {
+    let mut said = chain(error).into_iter();
+    let mut lines: Vec<String> = said
+        .by_ref()
+        .take(1)
+        .map(|first| format!("error: {first}"))
+        .collect();
+    lines.extend(said.map(|cause| format!("  caused by: {cause}")));
     lines.extend(hint.map(|hint| format!("hint: {hint}")));
     lines.push(String::new());
     lines.join("\n")

@@ -5,15 +5,18 @@
 
 mod args;
 mod client_config;
+pub mod commands;
+mod doctor;
 mod error;
+pub mod job;
 mod logs;
+mod open;
+mod progress;
 mod serve;
 mod settings;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-
-use clap::Parser;
 
 pub use args::{Args, Command, ConfigCommand, SettingArgs};
 pub use error::{Error, Exit};
@@ -22,7 +25,7 @@ use crate::config::{self, Loaded, Sources};
 
 /// Reads the arguments of the process, runs the command, and says how it went.
 pub fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args = match Args::of_process() {
         Ok(args) => args,
         Err(error) => return usage(&error).into(),
     };
@@ -34,7 +37,7 @@ pub fn main() -> ExitCode {
         // us to tell this from trouble: https://github.com/rust-lang/rust/issues/62569.
         Err(error) if error.is_broken_pipe() => Exit::Well,
         Err(error) => {
-            tell(&error.render());
+            tell(&commands::text::lines(&error.render()));
             error.exit()
         }
     }
@@ -46,11 +49,48 @@ pub fn main() -> ExitCode {
 /// # Errors
 /// Whatever kept the command from its result.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
+    match dispatch(args, out) {
+        // What a program reads ends in one line of JSON, whatever went wrong.
+        Err(error)
+            if args.command.is_json()
+                && !matches!(error, Error::Problems | Error::Told(_) | Error::Output(_)) =>
+        {
+            writeln!(out, "{}", serde_json::json!({ "error": error.to_json() }))?;
+            Err(Error::Told(error.exit()))
+        }
+        outcome => outcome,
+    }
+}
+
+fn dispatch(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     match &args.command {
         Command::Serve(settings) => serve(&load(settings)?),
-        Command::ClientConfig { url, git, settings } => {
-            client_config::print(url.as_deref(), *git, || load_and_warn(settings), out)
-        }
+        Command::ClientConfig {
+            url,
+            git,
+            view,
+            settings,
+        } => client_config::print(
+            url.as_deref(),
+            *git,
+            view.as_deref(),
+            || load_and_warn(settings),
+            out,
+        ),
+        Command::Sync(args) => args.run(out),
+        Command::Refresh(args) => args.run(out),
+        Command::Export(args) => args.run(out),
+        Command::Import(args) => args.run(out),
+        Command::Key(args) => args.run(out),
+        Command::Stats(args) => args.run(out),
+        Command::Who(args) => args.run(out),
+        Command::Pin(args) => args.run(out),
+        Command::Unpin(args) => args.run(out),
+        Command::Verify(args) => args.run(out),
+        Command::Gc(args) => args.run(out),
+        Command::Backup(args) => args.run(out),
+        Command::Restore(args) => args.run(out),
+        Command::Doctor(args) => args.run(out),
         Command::Config(ConfigCommand::Check(settings)) => {
             settings::check(&load_and_warn(settings)?, out)
         }

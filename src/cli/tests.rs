@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::CommandFactory;
+use clap::{CommandFactory, Parser as _};
 
 use super::*;
 use crate::config::{Environment, Flags, Machine, Sources};
@@ -129,7 +129,7 @@ fn config_show_as_json_has_the_same_facts() {
 fn client_config_takes_its_url_from_the_flag_or_the_settings() {
     let print = |url: Option<&str>, git: bool, flags: Flags| {
         let load = || load(flags, &[]).map_err(Error::Config);
-        printed(|out| client_config::print(url, git, load, out))
+        printed(|out| client_config::print(url, git, None, load, out))
     };
     let from = |url, flags| print(url, false, flags);
     let public = Flags {

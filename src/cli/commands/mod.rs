@@ -1,0 +1,34 @@
+//! One file a command: its arguments, the request that they make, and how its report is printed.
+
+pub(super) mod backup;
+pub(super) mod doctor;
+pub(super) mod export;
+pub(super) mod gc;
+pub(super) mod import;
+pub(super) mod key;
+mod media;
+pub(super) mod pin;
+pub(super) mod refresh;
+pub(super) mod restore;
+mod seed;
+pub(super) mod stats;
+pub(super) mod sync;
+pub(in crate::cli) mod text;
+pub(super) mod verify;
+pub(super) mod who;
+
+pub use self::{
+    backup::BackupArgs,
+    doctor::DoctorArgs,
+    export::ExportArgs,
+    gc::GcArgs,
+    import::ImportArgs,
+    key::{KeyArgs, KeyCommand},
+    pin::{PinArgs, UnpinArgs},
+    refresh::RefreshArgs,
+    restore::RestoreArgs,
+    stats::StatsArgs,
+    sync::{SelectionArgs, SyncArgs},
+    verify::VerifyArgs,
+    who::WhoArgs,
+};
