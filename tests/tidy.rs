@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("cli", 6),
     ("config", 5),
     ("http", 4),
+    ("admin", 4),
     ("mirror", 3),
     ("store", 2),
     ("upstream", 2),

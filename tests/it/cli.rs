@@ -49,6 +49,22 @@ fn help_and_version_are_well() {
 }
 
 #[test]
+fn the_help_of_a_job_has_its_codes_and_sets_the_settings_of_a_server_apart() {
+    let setup = Setup::bare();
+    let names = ["refresh", "pin", "unpin", "stats", "who", "verify", "gc"];
+    for name in names {
+        let help = setup.run(&[name, "--help"]).stdout;
+        for word in ["Examples:", "Exit codes:", "only without a running server"] {
+            assert!(help.contains(word), "{name}: no {word:?} in {help}");
+        }
+        let short = setup.run(&[name, "-h"]).stdout;
+        assert!(!short.contains("--listen"), "{name}: {short}");
+        assert!(short.contains("--data"), "{name}: {short}");
+    }
+    assert!(setup.run(&["serve", "-h"]).stdout.contains("--listen"));
+}
+
+#[test]
 fn wrong_usage_is_exit_code_2() {
     let setup = Setup::bare();
     for words in [

@@ -8,10 +8,15 @@
     reason = "texts of a test are short, and read better this way"
 )]
 
+mod admin;
+mod airgap;
+mod backup;
+mod bundle;
 mod cli;
 mod clients;
 mod config;
 mod crash;
+mod doctor;
 mod download;
 mod faults;
 mod follow;
@@ -25,5 +30,10 @@ mod listener;
 mod live;
 mod metrics;
 mod outbound;
+mod seed;
+mod size;
 mod store;
 mod support;
+mod sync;
+mod upkeep;
+mod views;

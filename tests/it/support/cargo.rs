@@ -120,6 +120,11 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Whether cargo was content.
+    pub(crate) fn is_well(&self) -> bool {
+        self.well
+    }
+
     /// Asserts that cargo was content.
     #[track_caller]
     pub(crate) fn well(self) -> Self {

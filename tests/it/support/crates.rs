@@ -259,10 +259,12 @@ impl Registry {
 
     /// The index file below its lower-case path: one line a release.
     pub(crate) fn index_file(&self, lower_name: &str) -> Option<String> {
-        let (_, releases) = self
-            .releases
-            .iter()
-            .find(|(name, _)| name.to_lowercase() == lower_name)?;
+        // Most names are written in lower case; the others are looked for.
+        let releases = self.releases.get(lower_name).or_else(|| {
+            let mut all = self.releases.iter();
+            let found = all.find(|(name, _)| name.to_lowercase() == lower_name);
+            found.map(|(_, releases)| releases)
+        })?;
         Some(
             releases
                 .iter()

@@ -32,8 +32,13 @@ pub(crate) struct Tls {
 impl Tls {
     /// Serves everything of `upstream`, whose `dl` is to lead here: [`Tls::base`].
     pub(crate) fn over(upstream: &Upstream) -> Self {
+        Self::named("127.0.0.1", (1975, 4096), upstream)
+    }
+
+    /// The same with a certificate for another name, or for other years.
+    pub(crate) fn named(name: &str, years: (i32, i32), upstream: &Upstream) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let (config, ca) = identity().expect("keys and certificates can be made");
+        let (config, ca) = identity(name, years).expect("keys and certificates can be made");
         std::fs::write(folder.path().join("ca.pem"), ca).expect("a temporary folder takes files");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -85,7 +90,7 @@ impl Drop for Tls {
 }
 
 /// A server for loopback, and the certificate of the authority that vouches for it.
-fn identity() -> anyhow::Result<(ServerConfig, String)> {
+fn identity(name: &str, years: (i32, i32)) -> anyhow::Result<(ServerConfig, String)> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -93,8 +98,10 @@ fn identity() -> anyhow::Result<(ServerConfig, String)> {
     let ca = params.self_signed(&ca_key)?;
     let issuer = Issuer::new(params, ca_key);
     let key = KeyPair::generate()?;
-    let names = vec!["127.0.0.1".to_owned()];
-    let certificate = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
+    let mut params = CertificateParams::new(vec![name.to_owned()])?;
+    params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
+    params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
+    let certificate = params.signed_by(&key, &issuer)?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
