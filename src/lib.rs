@@ -15,15 +15,14 @@
 //! | 6 | [`cli`] | commands; putting the rooms together; the only room that prints |
 //! | 5 | [`config`] | flags > environment > file > defaults; assembles each room's own options |
 //! | 4 | [`http`] | hides actix: the listener, the routes, ready answers, errors as statuses |
+//! | 4 | [`admin`] | the socket by which commands reach the server that has the store |
 //! | 3 | [`mirror`] | the jobs: an index entry or a crate on demand, once for all who wait; clock, loops |
 //! | 2 | [`store`] | hides sled and zstd: records, value files, journal, commit, rebuild |
 //! | 2 | [`upstream`] | hides reqwest: requests to the registry, retries, breaker, address rules |
 //! | 2 | [`git`] | hides gix: the index as a bare repository, and how it is served |
-//! | 2 | [`policy`] | pure rules over facts and `now`: freshness, modes |
+//! | 2 | [`policy`] | pure rules over facts and `now`: freshness, modes, closures |
 //! | 1 | [`registry`] | pure words of the domain: names, releases, checksums, index lines, layout |
 //! | 1 | [`metrics`] | hides prometheus: every series, declared once |
-//!
-//! Later issues add jobs in `mirror` (sync, bundles).
 //!
 //! # Walks
 //!
@@ -48,6 +47,11 @@
 //! one moment → [`git::Repo::commit`] → `Cut::publish` records the commit and the way back from it.
 //! From these records a lost repository is made again, and from its head a lost index database.
 //!
+//! **A view** (`/view/held/…`): `http::view` → [`mirror::Mirror::view_entry`] reads the index file off
+//! the store → [`policy::view`] leaves whole lines out, by what the store holds → served like any
+//! index file, with a stamp that moves when files come and go. Nobody is asked upstream. Its git
+//! index is a repository of its own, which `mirror::views` compares with the store.
+//!
 //! **A git fetch**: `http::git` → [`git::upload_pack`] turns the request into an answer and a
 //! selection, purely → [`git::Serving::pack`] cuts a stream out of the history's one run of entries
 //! → read piece by piece on blocking threads as the client takes it. It waits for nobody upstream.
@@ -55,6 +59,25 @@
 //! **A followed index** (`upstream.git_index`): `mirror::follow` → [`git::follow`] fetches, by its
 //! own client of gix over the requests of [`upstream`] → the difference of two trees → the names
 //! that changed go through `Store::publish` like any other change.
+//!
+//! **A sync**: `mirror::select` reads lockfiles, names and lists; [`policy::closure`] says of which
+//! names the index is needed, and chooses versions, purely → what is not held goes through the
+//! same fetches that clients join (`mirror::fetch`), waited for with patience, at the pace that is
+//! set → what failed is kept with its cause and tried again by the next sync.
+//!
+//! **A bundle**: `mirror::bundle` writes a signed manifest, the index entries, the journal's events and
+//! the crate files as one stream, and reads it on the other side: signature → hashes of the sections
+//! → crate files through `Reservation::commit` → only then the entries through `Store::publish` →
+//! a receipt of what is there now, against which the next bundle is a difference.
+//!
+//! **A backup**: `mirror::backup` tells the command which files make up the store → `cli` links or
+//! copies them into a folder → restored by `Store::open`'s way of rebuilding sled, and a dump of the
+//! index.
+//!
+//! **A job** (`orlop sync`, `orlop stats`, …): `cli::commands` makes a [`mirror::jobs::Request`] and
+//! opens the files that were named → `cli::job` asks the server that has the store by its
+//! [`admin`] socket, else opens the store itself → [`mirror::Mirror::run_for`]: the registry of
+//! jobs lets it begin → events to whoever listens, who never holds it up → the report.
 //!
 //! **A start**: `cli` → [`config`] → [`store::Store::open`] (lock, format, sled with a deadline; a
 //! sled that does not open is set aside and rebuilt from journal and value files) → [`git::Repo`]
@@ -64,7 +87,7 @@
 //!
 //! - `registry` and `policy` never do I/O and never read a clock.
 //! - `store`, `upstream` and `git` never know one another: `mirror` carries values between them.
-//! - Only `store` names sled and zstd, only `upstream` reqwest, only `http` actix, only `metrics`
+//! - Only `store` names sled, only it and `mirror::bundle` zstd, only `upstream` reqwest, only `http` actix, only `metrics`
 //!   prometheus. Only `cli` prints. Only `config` reads the environment. Only `mirror::tasks`
 //!   reads the time of day for a decision.
 //! - A crate becomes visible through `Reservation::commit` only, an index entry through
@@ -81,7 +104,11 @@
 //! | what an error looks like to cargo | `http/reply.rs`; to an admin: `cli/error.rs` |
 //! | when a commit of the git index is made, and its message | `mirror/generations` |
 //! | bytes on disk | `store/codec.rs`, `store/journal.rs`, `store/generations.rs`, `store/staged.rs`: a new version, a fixture, an upgrade test |
+//! | a view of the index, or a rule of one | `policy/view.rs`, then `mirror/views` |
 //! | what is tried again, and when | `upstream/retry.rs`, `upstream/breaker.rs` |
+//! | what a command asks for and reports | the room's request and report, `cli/commands` |
+//! | which jobs exclude each other | `mirror/jobs/registry.rs` |
+//! | how progress looks | `cli/progress.rs` |
 //! | a metric | `metrics/mod.rs` |
 #![cfg_attr(
     not(test),
@@ -93,6 +120,7 @@
     )
 )]
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod git;

@@ -229,7 +229,9 @@ fn verify_finds_damage_and_repair_fetches_again() {
         "a name of zeroes is damage, too: {found}"
     );
     let numbers = report(&setup, &["stats"], 1);
-    assert_eq!(numbers["verified"]["problems"], 2, "{numbers}");
+    // Whether the one that is missing is among them depends on which of the two looks was first.
+    let findings = found["findings"].as_array().map_or(0, Vec::len);
+    assert_eq!(numbers["verified"]["problems"], findings, "{numbers}");
     let repaired = report(&setup, &["verify", "--repair"], 1);
     let states: Vec<(&str, bool)> = repaired["findings"]
         .as_array()
