@@ -108,6 +108,10 @@ label! {
         Stale = "stale",
         /// Nowhere: upstream does not have it.
         Negative = "negative",
+        /// Nowhere, and upstream was not to be asked: offline, or a view of what is held.
+        NotHeld = "not_held",
+        /// Nowhere, because upstream or the store is in trouble: the answer was a 5xx.
+        Failed = "failed",
     }
 }
 
@@ -226,5 +230,199 @@ label! {
         Import = "import",
         /// Copying the store.
         Backup = "backup",
+    }
+}
+
+label! {
+    /// A host of upstream.
+    Host {
+        /// Where the index is.
+        Index = "index",
+        /// Where crate files are.
+        Downloads = "downloads",
+    }
+}
+
+label! {
+    /// Something that upstream did and the journal keeps.
+    JournalEvent {
+        /// A name was seen for the first time.
+        FirstSeen = "first_seen",
+        /// A version was published.
+        NewVersion = "new_version",
+        /// A version was yanked.
+        Yanked = "yanked",
+        /// A version is no longer yanked.
+        Unyanked = "unyanked",
+        /// A version has another checksum than before.
+        ChecksumChanged = "checksum_changed",
+        /// A version is no longer in the index.
+        VersionRemoved = "version_removed",
+        /// Upstream no longer knows a name.
+        NameGone = "name_gone",
+        /// Upstream knows a name again.
+        NameBack = "name_back",
+    }
+}
+
+label! {
+    /// How a job ended.
+    JobResult {
+        /// Well, and without problems.
+        Ok = "ok",
+        /// At its end, with problems in its report.
+        Problems = "problems",
+        /// With an error.
+        Failed = "failed",
+        /// Somebody ended it.
+        Cancelled = "cancelled",
+    }
+}
+
+label! {
+    /// What a verification can find.
+    Finding {
+        /// Crate files whose bytes are others.
+        Damaged = "damaged",
+        /// Crate files that the disk does not give.
+        Unreadable = "unreadable",
+        /// Crate files that no record names.
+        Unknown = "unknown",
+        /// Crate files that a record takes for held, and that are not there.
+        Missing = "missing",
+        /// Index files that do not open.
+        IndexEntry = "index_entry",
+        /// A git index that cannot be used.
+        Git = "git",
+    }
+}
+
+label! {
+    /// What became of a release that a sync dealt with.
+    SyncResult {
+        /// It came.
+        Fetched = "fetched",
+        /// It was here.
+        Held = "held",
+        /// It could not be fetched.
+        Failed = "failed",
+    }
+}
+
+label! {
+    /// What the mirror does when upstream cannot be asked.
+    ServingMode {
+        /// It serves what is held.
+        Fallback = "fallback",
+        /// It serves no index entry that could not be checked.
+        Strict = "strict",
+        /// It never asks.
+        Offline = "offline",
+    }
+}
+
+label! {
+    /// What is set aside when it cannot be used, and made again.
+    SetAside {
+        /// The index database of the store.
+        Database = "index_database",
+        /// The repository of the git index.
+        Repository = "git_repository",
+    }
+}
+
+label! {
+    /// What the store keeps.
+    Content {
+        /// Crate files.
+        Crates = "crates",
+        /// Index files.
+        Index = "index",
+    }
+}
+
+label! {
+    /// How the store keeps it.
+    Codec {
+        /// As it came.
+        Raw = "raw",
+        /// Compressed.
+        Zstd = "zstd",
+    }
+}
+
+label! {
+    /// Which bytes of it are counted.
+    Form {
+        /// Those that came and are served.
+        Original = "original",
+        /// Those on the disk.
+        Stored = "stored",
+    }
+}
+
+// What can be together: a pair that cannot is not exported.
+
+impl Kind {
+    /// The results of a cache for what is served of this kind.
+    pub(super) const fn results(self) -> &'static [CacheResult] {
+        match self {
+            Kind::Index => CacheResult::ALL,
+            Kind::Crate => &[
+                CacheResult::Hot,
+                CacheResult::Hit,
+                CacheResult::Miss,
+                CacheResult::Negative,
+                CacheResult::NotHeld,
+                CacheResult::Failed,
+            ],
+            Kind::Config | Kind::Git => &[],
+        }
+    }
+
+    /// Whether a request of this kind can end so. Only index files are asked for with a condition.
+    pub(super) fn can_end(self, outcome: Outcome) -> bool {
+        outcome != Outcome::NotModified || self == Kind::Index
+    }
+}
+
+impl GitRequest {
+    /// Whether a protocol has this request.
+    pub(super) fn is_in(self, protocol: GitProtocol) -> bool {
+        self != GitRequest::LsRefs || protocol == GitProtocol::V2
+    }
+
+    /// How this request can end.
+    pub(super) const fn results(self) -> &'static [GitResult] {
+        match self {
+            GitRequest::Refs => &[GitResult::Ok, GitResult::Refused, GitResult::Failed],
+            GitRequest::LsRefs => &[GitResult::Ok],
+            GitRequest::Fetch => GitResult::ALL,
+        }
+    }
+}
+
+impl Content {
+    /// How it is kept today.
+    pub(super) const fn codec(self) -> Codec {
+        match self {
+            Content::Crates => Codec::Raw,
+            Content::Index => Codec::Zstd,
+        }
+    }
+}
+
+impl Endpoint {
+    /// The statuses that its answers have in the ordinary course of things, and in the trouble that
+    /// alerts look for.
+    pub(super) const fn usual_statuses(self) -> &'static [u16] {
+        match self {
+            Endpoint::Index => &[200, 304, 404, 503],
+            Endpoint::Download => &[200, 206, 304, 404, 502, 503],
+            Endpoint::Git => &[200, 403, 503],
+            Endpoint::Health => &[200, 503],
+            Endpoint::Other => &[404],
+            Endpoint::Config | Endpoint::Search | Endpoint::Status | Endpoint::Metrics => &[200],
+        }
     }
 }

@@ -6,18 +6,21 @@
 //! No crate name, address or token is ever a label: the number of series does not grow with use.
 
 mod labels;
+mod traffic;
 
 use std::time::Duration;
 
 use prometheus::{
     Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
-    IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 pub use labels::{
-    Arrival, CacheResult, Direction, Endpoint, FollowOutcome, GitProtocol, GitRequest, GitResult,
-    Job, Kind, Outcome, Protocol, Verified,
+    Arrival, CacheResult, Codec, Content, Direction, Endpoint, Finding, FollowOutcome, Form,
+    GitProtocol, GitRequest, GitResult, Host, Job, JobResult, JournalEvent, Kind, Outcome,
+    Protocol, ServingMode, SetAside, SyncResult, Verified,
 };
+pub use traffic::Traffic;
 
 /// Buckets of request durations, in seconds. A ready answer takes tens of microseconds, a stored
 /// crate about one millisecond, a fetch from upstream up to cargo's limit of 30 s: each decade
@@ -25,6 +28,9 @@ pub use labels::{
 const DURATION_BUCKETS_SECONDS: &[f64] = &[
     0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0,
 ];
+
+/// What clients are served of that upstream need not send each time.
+const SAVED: [Kind; 3] = [Kind::Index, Kind::Crate, Kind::Git];
 
 /// Declares [`Metrics`]: for each series its help (the doc comment), type, name and labels.
 macro_rules! series {
@@ -62,6 +68,9 @@ macro_rules! series {
     (@new IntCounter, $name:literal, $help:expr, $labels:expr) => {
         IntCounter::with_opts(Opts::new($name, $help))?
     };
+    (@new IntGaugeVec, $name:literal, $help:expr, $labels:expr) => {
+        IntGaugeVec::new(Opts::new($name, $help), $labels)?
+    };
     (@new IntGauge, $name:literal, $help:expr, $labels:expr) => {
         IntGauge::with_opts(Opts::new($name, $help))?
     };
@@ -74,7 +83,7 @@ series! {
     /// Requests answered, by what they were for, the protocol and the status.
     http_requests: IntCounterVec("orlop_http_requests_total", "endpoint", "protocol", "status");
     /// Time from a request's head to the head of its answer.
-    http_duration: HistogramVec("orlop_http_request_duration_seconds", "endpoint");
+    http_duration: HistogramVec("orlop_http_request_duration_seconds", "endpoint", "protocol");
     /// Bytes of answer bodies handed to clients.
     http_body_bytes: IntCounterVec("orlop_http_response_bytes_total", "endpoint");
     /// Connections accepted, by how they came to their protocol.
@@ -85,14 +94,28 @@ series! {
     connections_refused: IntCounter("orlop_connections_refused_total");
     /// Answers by where they came from.
     cache_results: IntCounterVec("orlop_cache_results_total", "kind", "result");
+    /// Bytes of answer bodies for which upstream sent none: what was held, what was still right, what others were waiting for, and the git index.
+    saved_bytes: IntCounterVec("orlop_saved_bytes_total", "kind");
     /// Requests to upstream, by how they ended.
     upstream_requests: IntCounterVec("orlop_upstream_requests_total", "kind", "outcome");
     /// Time of a request to upstream until its last byte, or until it failed.
     upstream_duration: HistogramVec("orlop_upstream_request_duration_seconds", "kind");
-    /// Bytes of bodies received from upstream, as they came out of transfer encoding.
+    /// Bytes of bodies received from upstream, unpacked: index files mostly come compressed, and took less on the line.
     upstream_bytes: IntCounterVec("orlop_upstream_received_bytes_total", "kind");
-    /// 1 while the breaker keeps requests from upstream, else 0.
-    breaker_open: IntGauge("orlop_upstream_breaker_open");
+    /// 1 while the breaker keeps requests from this host of upstream, else 0.
+    breaker_open: IntGaugeVec("orlop_upstream_breaker_open", "host");
+    /// 0 while the last request to this host of upstream failed or the breaker is open, else 1; 1 where none was sent.
+    upstream_up: IntGaugeVec("orlop_upstream_up", "host");
+    /// When this host of upstream last answered, in seconds since 1970; 0 where it has not since the start.
+    upstream_success: GaugeVec("orlop_upstream_last_success_timestamp_seconds", "host");
+    /// What is done when upstream cannot be asked: 1 for the mode in force, 0 for the others.
+    mode: IntGaugeVec("orlop_mode", "mode");
+    /// When upstream's index last answered, or the index that is followed was last wholly in the store, in seconds since 1970; 0 where neither is known.
+    index_checked: Gauge("orlop_index_checked_timestamp_seconds");
+    /// Age of the oldest index entry that was served too old within the last five to ten minutes; 0 where none was.
+    oldest_stale: Gauge("orlop_index_oldest_stale_seconds");
+    /// What upstream did and the journal keeps, by kind.
+    journal_events: IntCounterVec("orlop_journal_events_total", "event");
     /// Files that were not what the index promises: wrong checksum, short or over-long. None was kept.
     mismatches: IntCounter("orlop_store_mismatches_total");
     /// Stored files found damaged when they were to be served. They are fetched again.
@@ -103,12 +126,20 @@ series! {
     sync_failures: IntGauge("orlop_sync_failures");
     /// Crates whose index entry is in the store.
     names: IntGauge("orlop_store_names");
+    /// Releases, by what is there of them: known is each that was ever in the index, held those with their crate file.
+    releases: IntGaugeVec("orlop_store_releases", "state");
     /// Crate files in the store.
     blobs: IntGauge("orlop_store_blobs");
-    /// Bytes of the crate files in the store.
-    blob_bytes: IntGauge("orlop_store_blob_bytes");
+    /// Bytes in the store by content and codec: original as they came and are served, stored as they are on the disk.
+    store_bytes: IntGaugeVec("orlop_store_bytes", "content", "codec", "form");
+    /// Records of the index database that were found damaged. They are fetched again.
+    damaged_records: IntCounter("orlop_store_damaged_records_total");
+    /// Databases and repositories that could not be used, were made again, and are kept to be looked into.
+    set_aside: IntGaugeVec("orlop_set_aside", "what");
     /// Bytes free for orlop in the file system of the store, its reserve already taken off.
     free_bytes: IntGauge("orlop_store_free_bytes");
+    /// Bytes of the whole file system of the store; 0 where it does not tell.
+    disk_bytes: IntGauge("orlop_store_disk_bytes");
     /// 1 while the store takes writes; 0 when the disk is full or a write failed.
     writable: IntGauge("orlop_store_writable");
     /// Number of the newest generation of the git index, 0 before the first.
@@ -116,7 +147,11 @@ series! {
     /// Names that changed since the newest generation of the git index.
     generation_staged: IntGauge("orlop_generation_staged_names");
     /// Time to make a generation: reading what changed, the commit, the record.
-    generation_duration: HistogramVec("orlop_generation_seconds");
+    generation_duration: HistogramVec("orlop_generation_duration_seconds");
+    /// When the newest generation of the git index was made, in seconds since 1970; 0 before the first.
+    generation_at: Gauge("orlop_generation_timestamp_seconds");
+    /// 1 while the last try to make a generation failed, else 0.
+    generation_failing: IntGauge("orlop_generation_failing");
     /// Generations that could not be made. Each is tried again, and nothing of it is lost.
     generation_failures: IntCounter("orlop_generation_failures_total");
     /// Commits made to the git indexes of views.
@@ -139,18 +174,32 @@ series! {
     followed_at: Gauge("orlop_index_followed_timestamp_seconds");
     /// Stored files that a verification hashed, by what it found.
     verified_blobs: IntCounterVec("orlop_verify_blobs_total", "result");
+    /// What the last verification found, by kind; 0 where none has ended.
+    findings: IntGaugeVec("orlop_verify_findings", "finding");
+    /// How much of what the last verification found it left unrepaired; 0 where none has ended.
+    unrepaired: IntGauge("orlop_verify_unrepaired");
     /// Bytes of bundles that were written or read.
     bundle_bytes: IntCounterVec("orlop_bundle_bytes_total", "direction");
     /// Jobs that run now: fetching ahead, bundles, upkeep.
     jobs_running: GaugeVec("orlop_jobs_running", "kind");
-    /// When a job of this kind last ended well and without problems, in seconds since 1970; 0 where none has since the start.
+    /// How far the job of this kind is in its present phase, in what the phase counts; 0 where none runs.
+    job_done: IntGaugeVec("orlop_job_done", "kind");
+    /// How much the present phase of the job of this kind has to do; 0 where none runs, or it is not known.
+    job_planned: IntGaugeVec("orlop_job_planned", "kind");
+    /// Jobs that ended, by how.
+    jobs_ended: IntCounterVec("orlop_jobs_total", "kind", "result");
+    /// How often saved sets are fetched again by the schedule; 0 where they are not, or none is saved.
+    sync_interval: Gauge("orlop_sync_interval_seconds");
+    /// When all saved sets were last up to date, in seconds since 1970: their last sync that went well, or before any when the first was noticed; 0 where none is saved.
+    sync_up_to_date: Gauge("orlop_sync_up_to_date_timestamp_seconds");
+    /// When a job of this kind last ended well and without problems, in seconds since 1970; 0 where none has.
     job_success: GaugeVec("orlop_job_last_success_timestamp_seconds", "kind");
-    /// When a job of this kind last ended in whatever way, in seconds since 1970; 0 where none has since the start.
+    /// When a job of this kind last ended in whatever way, in seconds since 1970; 0 where none has.
     job_attempt: GaugeVec("orlop_job_last_attempt_timestamp_seconds", "kind");
     /// How long the last job of this kind took.
     job_duration: GaugeVec("orlop_job_duration_seconds", "kind");
     /// 1, with the version of the program as a label.
-    build_info: IntCounterVec("orlop_build_info", "version");
+    build_info: IntGaugeVec("orlop_build_info", "version");
     /// Time since the program was started.
     uptime: Gauge("orlop_uptime_seconds");
 }
@@ -164,20 +213,42 @@ pub struct Gauges {
     pub connections: Vec<(Arrival, u64)>,
     /// Connections turned away since the start.
     pub connections_refused: u64,
-    /// Whether the breaker is open.
-    pub breaker_open: bool,
+    /// How the hosts of upstream fare.
+    pub hosts: Vec<(Host, HostGauges)>,
+    /// The mode in force.
+    pub mode: Option<ServingMode>,
+    /// When upstream's index last answered, since 1970.
+    pub index_checked: Option<Duration>,
+    /// Age of the oldest entry that was served stale of late.
+    pub oldest_stale: Option<Duration>,
+    /// What upstream did since the start.
+    pub journal_events: Vec<(JournalEvent, u64)>,
     /// Names in the store.
     pub names: u64,
+    /// Releases that were ever seen.
+    pub releases: u64,
+    /// Releases whose crate file is held.
+    pub releases_held: u64,
     /// Blobs in the store.
     pub blobs: u64,
-    /// Bytes of the blobs in the store.
-    pub blob_bytes: u64,
+    /// Bytes in the store, by what they are: original and stored.
+    pub store_bytes: Vec<(Content, u64, u64)>,
+    /// Records found damaged since the start.
+    pub damaged_records: u64,
+    /// What lies aside.
+    pub set_aside: Vec<(SetAside, u64)>,
     /// Bytes that may still be written.
     pub free_bytes: u64,
+    /// Bytes of the whole disk.
+    pub disk_bytes: u64,
     /// Whether the store takes writes.
     pub writable: bool,
     /// The newest generation.
     pub generation: u64,
+    /// When it was made, since 1970.
+    pub generation_at: Option<Duration>,
+    /// Whether the last try to make one failed.
+    pub is_generation_failing: bool,
     /// Names that wait for the next one.
     pub generation_staged: u64,
     /// Bytes of the repository.
@@ -187,9 +258,35 @@ pub struct Gauges {
     /// When the upstream's git index was last wholly in the store, since 1970.
     pub followed_at: Option<Duration>,
     /// Jobs that run now.
-    pub jobs: Vec<Job>,
+    pub jobs: Vec<JobGauges>,
+    /// How often saved sets are fetched again; zero: they are not.
+    pub sync_interval: Duration,
+    /// When all saved sets were last up to date, since 1970.
+    pub sync_up_to_date: Option<Duration>,
     /// Time since the start.
     pub uptime: Duration,
+}
+
+/// How a host of upstream fares.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HostGauges {
+    /// Whether the last request to it went well, and nothing keeps the next one back.
+    pub is_up: bool,
+    /// Whether the breaker is open.
+    pub is_breaker_open: bool,
+    /// When it last answered, since 1970.
+    pub last_success: Option<Duration>,
+}
+
+/// A job that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobGauges {
+    /// Its kind.
+    pub kind: Job,
+    /// How far it is in its phase.
+    pub done: u64,
+    /// How much that phase has to do.
+    pub planned: Option<u64>,
 }
 
 impl Metrics {
@@ -212,57 +309,112 @@ impl Metrics {
 
     /// Exports every pair of labels from the start, so that a rate over the first event is right.
     fn start_at_zero(&self) {
-        for endpoint in Endpoint::ALL {
-            drop(self.http_duration.with_label_values(&[endpoint.as_str()]));
-            drop(self.http_body_bytes.with_label_values(&[endpoint.as_str()]));
-        }
-        for arrival in Arrival::ALL {
-            drop(self.connections.with_label_values(&[arrival.as_str()]));
-        }
-        for kind in Kind::ALL {
-            drop(self.upstream_duration.with_label_values(&[kind.as_str()]));
-            drop(self.upstream_bytes.with_label_values(&[kind.as_str()]));
-            for outcome in Outcome::ALL {
-                drop(
-                    self.upstream_requests
-                        .with_label_values(&[kind.as_str(), outcome.as_str()]),
-                );
-            }
-        }
-        for kind in [Kind::Index, Kind::Crate] {
-            for result in CacheResult::ALL {
-                drop(
-                    self.cache_results
-                        .with_label_values(&[kind.as_str(), result.as_str()]),
-                );
-            }
-        }
-        for request in GitRequest::ALL {
-            for protocol in GitProtocol::ALL {
-                self.git_request_counter(*request, *protocol, GitResult::Ok)
-                    .inc_by(0);
-            }
-        }
-        drop(self.generation_duration.with_label_values::<&str>(&[]));
-        for outcome in FollowOutcome::ALL {
-            drop(self.follows.with_label_values(&[outcome.as_str()]));
-        }
-        for direction in Direction::ALL {
-            drop(self.bundle_bytes.with_label_values(&[direction.as_str()]));
-        }
-        for job in Job::ALL {
-            for series in [
-                &self.jobs_running,
-                &self.job_success,
-                &self.job_attempt,
-                &self.job_duration,
-            ] {
-                series.with_label_values(&[job.as_str()]).set(0.0);
-            }
-        }
+        self.start_clients();
+        self.start_upstream();
+        self.start_store();
+        self.start_jobs();
         self.build_info
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
-            .inc();
+            .set(1);
+    }
+
+    fn start_clients(&self) {
+        for endpoint in Endpoint::ALL {
+            self.http_body_bytes
+                .with_label_values(&[endpoint.as_str()])
+                .inc_by(0);
+            for protocol in Protocol::ALL {
+                let labels = [endpoint.as_str(), protocol.as_str()];
+                drop(self.http_duration.with_label_values(&labels));
+                for status in endpoint.usual_statuses() {
+                    let mut digits = [0; 3];
+                    let [endpoint, protocol] = labels;
+                    let labels = [endpoint, protocol, status_text(*status, &mut digits)];
+                    self.http_requests.with_label_values(&labels).inc_by(0);
+                }
+            }
+        }
+        for arrival in Arrival::ALL {
+            let series = &self.connections;
+            series.with_label_values(&[arrival.as_str()]).inc_by(0);
+        }
+        for kind in SAVED {
+            self.saved_bytes(kind, 0);
+        }
+        for request in GitRequest::ALL {
+            let protocols = GitProtocol::ALL.iter();
+            for protocol in protocols.filter(|protocol| request.is_in(**protocol)) {
+                for result in request.results() {
+                    let counter = self.git_request_counter(*request, *protocol, *result);
+                    counter.inc_by(0);
+                }
+            }
+        }
+    }
+
+    fn start_upstream(&self) {
+        for kind in Kind::ALL {
+            drop(self.upstream_duration.with_label_values(&[kind.as_str()]));
+            self.upstream_bytes(*kind, 0);
+            for result in kind.results() {
+                let labels = [kind.as_str(), result.as_str()];
+                self.cache_results.with_label_values(&labels).inc_by(0);
+            }
+            let outcomes = Outcome::ALL.iter();
+            for outcome in outcomes.filter(|outcome| kind.can_end(**outcome)) {
+                let labels = [kind.as_str(), outcome.as_str()];
+                self.upstream_requests.with_label_values(&labels).inc_by(0);
+            }
+        }
+        for host in Host::ALL {
+            self.set_host(*host, &HostGauges::default());
+        }
+        for mode in ServingMode::ALL {
+            self.mode.with_label_values(&[mode.as_str()]).set(0);
+        }
+        for event in JournalEvent::ALL {
+            let series = &self.journal_events;
+            series.with_label_values(&[event.as_str()]).inc_by(0);
+        }
+        for outcome in FollowOutcome::ALL {
+            let series = &self.follows;
+            series.with_label_values(&[outcome.as_str()]).inc_by(0);
+        }
+    }
+
+    fn start_store(&self) {
+        for content in Content::ALL {
+            self.set_store_bytes(*content, 0, 0);
+        }
+        self.set_releases(0, 0);
+        for what in SetAside::ALL {
+            self.set_aside.with_label_values(&[what.as_str()]).set(0);
+        }
+        drop(self.generation_duration.with_label_values::<&str>(&[]));
+        for result in Verified::ALL {
+            self.verified(*result, 0);
+        }
+        for finding in Finding::ALL {
+            self.findings.with_label_values(&[finding.as_str()]).set(0);
+        }
+    }
+
+    fn start_jobs(&self) {
+        for direction in Direction::ALL {
+            self.bundled(*direction, 0);
+        }
+        self.synced(0, 0, 0);
+        for job in Job::ALL {
+            let label = [job.as_str()];
+            self.set_job(*job, &[]);
+            for series in [&self.job_success, &self.job_attempt, &self.job_duration] {
+                series.with_label_values(&label).set(0.0);
+            }
+            for result in JobResult::ALL {
+                let labels = [job.as_str(), result.as_str()];
+                self.jobs_ended.with_label_values(&labels).inc_by(0);
+            }
+        }
     }
 
     /// Counts an answered request. `duration` runs to the head of the answer.
@@ -275,7 +427,7 @@ impl Metrics {
         ];
         self.http_requests.with_label_values(&labels).inc();
         self.http_duration
-            .with_label_values(&labels[..1])
+            .with_label_values(&labels[..2])
             .observe(duration.as_secs_f64());
     }
 
@@ -284,6 +436,22 @@ impl Metrics {
         self.http_body_bytes
             .with_label_values(&[endpoint.as_str()])
             .inc_by(bytes);
+    }
+
+    /// Counts bytes of an answer's body for which upstream sent none.
+    pub fn saved_bytes(&self, kind: Kind, bytes: u64) {
+        self.saved_bytes
+            .with_label_values(&[kind.as_str()])
+            .inc_by(bytes);
+    }
+
+    /// What counts the bytes of a body whose length is not known before its end. `saved`: of what
+    /// kind it is, if upstream sent nothing for it.
+    pub fn body(&self, endpoint: Endpoint, saved: Option<Kind>) -> BodyCounters {
+        BodyCounters {
+            bytes: self.http_body_bytes.with_label_values(&[endpoint.as_str()]),
+            saved: saved.map(|kind| self.saved_bytes.with_label_values(&[kind.as_str()])),
+        }
     }
 
     /// The counters of one kind of request, looked up once: for the path that answers from memory.
@@ -301,8 +469,10 @@ impl Metrics {
                 protocol.as_str(),
                 status_text(status, &mut digits),
             ]),
-            duration: self.http_duration.with_label_values(&[endpoint.as_str()]),
-            bytes: self.http_body_bytes.with_label_values(&[endpoint.as_str()]),
+            duration: self
+                .http_duration
+                .with_label_values(&[endpoint.as_str(), protocol.as_str()]),
+            body: self.body(endpoint, Some(kind)),
             hot: self
                 .cache_results
                 .with_label_values(&[kind.as_str(), CacheResult::Hot.as_str()]),
@@ -362,6 +532,15 @@ impl Metrics {
             .inc_by(count);
     }
 
+    /// Says what the last verification found, and how much of it is left.
+    pub fn findings(&self, findings: &[(Finding, u64)], unrepaired: u64) {
+        for (finding, count) in findings {
+            let series = self.findings.with_label_values(&[finding.as_str()]);
+            series.set(as_gauge(*count));
+        }
+        self.unrepaired.set(as_gauge(unrepaired));
+    }
+
     /// Counts bytes of a bundle.
     pub fn bundled(&self, direction: Direction, bytes: u64) {
         self.bundle_bytes
@@ -397,13 +576,22 @@ impl Metrics {
         self.followed_names.inc_by(names);
     }
 
-    /// Notes the end of a job; `at` is since 1970.
-    pub fn job(&self, job: Job, at: Duration, took: Duration, is_well: bool) {
+    /// Counts a job that ended; `at` is since 1970.
+    pub fn job(&self, job: Job, at: Duration, took: Duration, result: JobResult) {
+        let labels = [job.as_str(), result.as_str()];
+        self.jobs_ended.with_label_values(&labels).inc();
+        self.job_known(job, at, (result == JobResult::Ok).then_some(at), took);
+    }
+
+    /// Says when a job of a kind last ended, and when one last ended well, which may have been
+    /// before the start; both are since 1970.
+    pub fn job_known(&self, job: Job, at: Duration, well_at: Option<Duration>, took: Duration) {
         let label = [job.as_str()];
         let at = at.as_secs_f64();
         self.job_attempt.with_label_values(&label).set(at);
-        if is_well {
-            self.job_success.with_label_values(&label).set(at);
+        if let Some(well_at) = well_at {
+            let series = self.job_success.with_label_values(&label);
+            series.set(well_at.as_secs_f64());
         }
         self.job_duration
             .with_label_values(&label)
@@ -417,9 +605,13 @@ impl Metrics {
 
     /// Counts what a sync came to.
     pub fn synced(&self, fetched: u64, held: u64, failed: u64) {
-        for (result, count) in [("fetched", fetched), ("held", held), ("failed", failed)] {
+        for (result, count) in [
+            (SyncResult::Fetched, fetched),
+            (SyncResult::Held, held),
+            (SyncResult::Failed, failed),
+        ] {
             self.sync_releases
-                .with_label_values(&[result])
+                .with_label_values(&[result.as_str()])
                 .inc_by(count);
         }
     }
@@ -455,27 +647,98 @@ impl Metrics {
             );
         }
         raise(&self.connections_refused, gauges.connections_refused);
-        self.breaker_open.set(i64::from(gauges.breaker_open));
+        for (host, fares) in &gauges.hosts {
+            self.set_host(*host, fares);
+        }
+        for mode in ServingMode::ALL {
+            let is_in_force = gauges.mode == Some(*mode);
+            let series = self.mode.with_label_values(&[mode.as_str()]);
+            series.set(i64::from(is_in_force));
+        }
+        self.index_checked.set(since_1970(gauges.index_checked));
+        let oldest = gauges.oldest_stale.unwrap_or_default();
+        self.oldest_stale.set(oldest.as_secs_f64());
+        for (event, count) in &gauges.journal_events {
+            let counter = self.journal_events.with_label_values(&[event.as_str()]);
+            raise(&counter, *count);
+        }
+        self.set_store(gauges);
+        self.set_generation(gauges);
+        self.hot_bytes.set(as_gauge(gauges.hot_bytes));
+        self.followed_at.set(since_1970(gauges.followed_at));
+        for job in Job::ALL {
+            self.set_job(*job, &gauges.jobs);
+        }
+        self.sync_interval.set(gauges.sync_interval.as_secs_f64());
+        self.sync_up_to_date.set(since_1970(gauges.sync_up_to_date));
+        self.uptime.set(gauges.uptime.as_secs_f64());
+    }
+
+    fn set_store(&self, gauges: &Gauges) {
         self.names.set(as_gauge(gauges.names));
+        self.set_releases(gauges.releases, gauges.releases_held);
         self.blobs.set(as_gauge(gauges.blobs));
-        self.blob_bytes.set(as_gauge(gauges.blob_bytes));
+        for (content, original, stored) in &gauges.store_bytes {
+            self.set_store_bytes(*content, *original, *stored);
+        }
+        raise(&self.damaged_records, gauges.damaged_records);
+        for (what, count) in &gauges.set_aside {
+            let series = self.set_aside.with_label_values(&[what.as_str()]);
+            series.set(as_gauge(*count));
+        }
         self.free_bytes.set(as_gauge(gauges.free_bytes));
+        self.disk_bytes.set(as_gauge(gauges.disk_bytes));
         self.writable.set(i64::from(gauges.writable));
+    }
+
+    fn set_generation(&self, gauges: &Gauges) {
         self.generation.set(as_gauge(gauges.generation));
+        self.generation_at.set(since_1970(gauges.generation_at));
+        self.generation_failing
+            .set(i64::from(gauges.is_generation_failing));
         self.generation_staged
             .set(as_gauge(gauges.generation_staged));
         self.git_repository_bytes
             .set(as_gauge(gauges.git_repository_bytes));
-        self.hot_bytes.set(as_gauge(gauges.hot_bytes));
-        self.followed_at
-            .set(gauges.followed_at.unwrap_or_default().as_secs_f64());
-        for job in Job::ALL {
-            let running = gauges.jobs.iter().filter(|running| *running == job);
-            let running = u32::try_from(running.count()).unwrap_or(u32::MAX);
-            let series = self.jobs_running.with_label_values(&[job.as_str()]);
-            series.set(f64::from(running));
+    }
+
+    fn set_host(&self, host: Host, fares: &HostGauges) {
+        let label = [host.as_str()];
+        let up = self.upstream_up.with_label_values(&label);
+        up.set(i64::from(fares.is_up));
+        let breaker = self.breaker_open.with_label_values(&label);
+        breaker.set(i64::from(fares.is_breaker_open));
+        let success = self.upstream_success.with_label_values(&label);
+        success.set(since_1970(fares.last_success));
+    }
+
+    fn set_releases(&self, known: u64, held: u64) {
+        for (state, count) in [("known", known), ("held", held)] {
+            let series = self.releases.with_label_values(&[state]);
+            series.set(as_gauge(count));
         }
-        self.uptime.set(gauges.uptime.as_secs_f64());
+    }
+
+    fn set_store_bytes(&self, content: Content, original: u64, stored: u64) {
+        for (form, bytes) in [(Form::Original, original), (Form::Stored, stored)] {
+            let labels = [content.as_str(), content.codec().as_str(), form.as_str()];
+            let series = self.store_bytes.with_label_values(&labels);
+            series.set(as_gauge(bytes));
+        }
+    }
+
+    /// Of several jobs of a kind, which only read, the sums.
+    fn set_job(&self, job: Job, jobs: &[JobGauges]) {
+        let label = [job.as_str()];
+        let of_kind = || jobs.iter().filter(|running| running.kind == job);
+        let running = u32::try_from(of_kind().count()).unwrap_or(u32::MAX);
+        let series = self.jobs_running.with_label_values(&label);
+        series.set(f64::from(running));
+        let done = of_kind().map(|running| running.done).sum();
+        self.job_done.with_label_values(&label).set(as_gauge(done));
+        let planned = of_kind().filter_map(|running| running.planned).sum();
+        let series = self.job_planned.with_label_values(&label);
+        series.set(as_gauge(planned));
     }
 }
 
@@ -484,7 +747,7 @@ impl Metrics {
 pub struct ReadyCounters {
     requests: IntCounter,
     duration: Histogram,
-    bytes: IntCounter,
+    body: BodyCounters,
     hot: IntCounter,
 }
 
@@ -493,14 +756,35 @@ impl ReadyCounters {
     pub fn answered(&self, bytes: u64, duration: Duration) {
         self.requests.inc();
         self.hot.inc();
-        self.bytes.inc_by(bytes);
+        self.body.passed(bytes);
         self.duration.observe(duration.as_secs_f64());
+    }
+}
+
+/// The counters that the bytes of one body move.
+#[derive(Debug, Clone)]
+pub struct BodyCounters {
+    bytes: IntCounter,
+    saved: Option<IntCounter>,
+}
+
+impl BodyCounters {
+    /// Counts bytes that were handed to the client.
+    pub fn passed(&self, bytes: u64) {
+        self.bytes.inc_by(bytes);
+        if let Some(saved) = &self.saved {
+            saved.inc_by(bytes);
+        }
     }
 }
 
 /// Brings a counter up to a total that its owner keeps.
 fn raise(counter: &IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
+}
+
+fn since_1970(at: Option<Duration>) -> f64 {
+    at.unwrap_or_default().as_secs_f64()
 }
 
 fn as_gauge(value: u64) -> i64 {
@@ -545,6 +829,140 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_is_not_exported() {
+        let text = Metrics::new()
+            .expect("declared well")
+            .render(&Gauges::default());
+        let lines = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+        assert_eq!(lines("orlop_git_requests_total{"), 3 * 3 + 1 + 3 * 6);
+        for never in [
+            "protocol=\"0\",request=\"ls_refs\"",
+            "protocol=\"2\",request=\"refs\",result=\"pack\"",
+            "kind=\"crate\",outcome=\"not_modified\"",
+            "kind=\"crate\",result=\"stale\"",
+            "codec=\"zstd\",content=\"crates\"",
+        ] {
+            assert!(!text.contains(never), "{never}");
+        }
+    }
+
+    /// What `promtool check metrics` looks for, and that no series is declared under two names.
+    #[test]
+    fn names_and_helps_follow_the_conventions_of_prometheus() {
+        use prometheus::proto::MetricType;
+
+        let metrics = Metrics::new().expect("declared well");
+        let families = metrics.registry.gather();
+        assert!(families.len() > 60, "{}", families.len());
+        let mut helps = std::collections::HashSet::new();
+        for family in &families {
+            let (name, help) = (family.name(), family.help());
+            let is_ours = name.starts_with("orlop_");
+            assert!(is_ours || name.starts_with("process_"), "{name}");
+            let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+            assert!(name.bytes().all(is_plain), "{name}");
+            let kind = family.get_field_type();
+            let is_counter = kind == MetricType::COUNTER;
+            assert_eq!(name.ends_with("_total"), is_counter, "{name}");
+            for reserved in ["_count", "_sum", "_bucket"] {
+                assert!(!name.ends_with(reserved), "{name}");
+            }
+            let words: Vec<&str> = name.split('_').collect();
+            for wrong in [
+                "counter",
+                "gauge",
+                "histogram",
+                "summary",
+                "milliseconds",
+                "ms",
+                "minutes",
+                "hours",
+                "days",
+                "kilobytes",
+                "megabytes",
+                "bits",
+                "percent",
+                "secs",
+                "msec",
+            ] {
+                assert!(!words.contains(&wrong), "{name}: {wrong}");
+            }
+            if kind == MetricType::HISTOGRAM {
+                assert!(name.ends_with("_seconds"), "{name}");
+            }
+            if is_ours {
+                assert!(help.ends_with('.') && help.len() > 20, "{name}: {help}");
+                assert!(help.len() < 200, "{name}: {help}");
+                assert!(helps.insert(help.to_owned()), "{name}: {help}");
+            }
+        }
+    }
+
+    #[test]
+    fn gauges_show_what_their_owners_have() {
+        let metrics = Metrics::new().expect("declared well");
+        metrics.job_known(Job::Sync, Duration::from_secs(70), None, Duration::ZERO);
+        let day = Duration::from_secs(86_400);
+        metrics.job(Job::Sync, day, Duration::from_secs(3), JobResult::Ok);
+        metrics.job(
+            Job::Sync,
+            2 * day,
+            Duration::from_secs(4),
+            JobResult::Failed,
+        );
+        metrics.findings(&[(Finding::Damaged, 2)], 1);
+        let gauges = Gauges {
+            hosts: vec![(
+                Host::Downloads,
+                HostGauges {
+                    is_up: true,
+                    is_breaker_open: false,
+                    last_success: Some(day),
+                },
+            )],
+            mode: Some(ServingMode::Strict),
+            oldest_stale: Some(day),
+            journal_events: vec![(JournalEvent::Yanked, 3)],
+            releases: 9,
+            releases_held: 4,
+            store_bytes: vec![(Content::Index, 1000, 10)],
+            jobs: vec![JobGauges {
+                kind: Job::Verify,
+                done: 5,
+                planned: Some(8),
+            }],
+            ..Gauges::default()
+        };
+        let text = metrics.render(&gauges);
+        for line in [
+            "orlop_job_last_success_timestamp_seconds{kind=\"sync\"} 86400\n",
+            "orlop_job_last_attempt_timestamp_seconds{kind=\"sync\"} 172800\n",
+            "orlop_job_duration_seconds{kind=\"sync\"} 4\n",
+            "orlop_jobs_total{kind=\"sync\",result=\"failed\"} 1\n",
+            "orlop_verify_findings{finding=\"damaged\"} 2\n",
+            "orlop_verify_unrepaired 1\n",
+            "orlop_upstream_up{host=\"downloads\"} 1\n",
+            "orlop_upstream_last_success_timestamp_seconds{host=\"downloads\"} 86400\n",
+            "orlop_mode{mode=\"strict\"} 1\n",
+            "orlop_mode{mode=\"fallback\"} 0\n",
+            "orlop_index_oldest_stale_seconds 86400\n",
+            "orlop_journal_events_total{event=\"yanked\"} 3\n",
+            "orlop_store_releases{state=\"held\"} 4\n",
+            "orlop_store_bytes{codec=\"zstd\",content=\"index\",form=\"stored\"} 10\n",
+            "orlop_jobs_running{kind=\"verify\"} 1\n",
+            "orlop_job_done{kind=\"verify\"} 5\n",
+            "orlop_job_planned{kind=\"verify\"} 8\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
+        let over = metrics.render(&Gauges::default());
+        assert!(
+            over.contains("orlop_job_done{kind=\"verify\"} 0\n"),
+            "{over}"
+        );
+    }
+
+    #[test]
     fn what_is_counted_is_exported() {
         let metrics = Metrics::new().expect("declared well");
         metrics.request(
@@ -563,7 +981,7 @@ mod tests {
         let text = metrics.render(&gauges);
         for line in [
             "orlop_http_requests_total{endpoint=\"index\",protocol=\"h2\",status=\"304\"} 2\n",
-            "orlop_http_request_duration_seconds_bucket{endpoint=\"index\",le=\"0.0001\"} 2\n",
+            "orlop_http_request_duration_seconds_bucket{endpoint=\"index\",protocol=\"h2\",le=\"0.0001\"} 2\n",
             "orlop_cache_results_total{kind=\"index\",result=\"hot\"} 1\n",
             "orlop_connections_total{protocol=\"h2c_upgrade\"} 3\n",
         ] {

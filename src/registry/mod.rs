@@ -12,6 +12,7 @@ pub mod layout;
 pub mod lockfile;
 pub mod name;
 pub mod release;
+pub mod words;
 
 pub use checksum::Checksum;
 pub use entry::{IndexFile, Row};
