@@ -55,6 +55,7 @@ use zstd::{
     zstd_safe::CParameter,
 };
 
+use super::keys::Counts;
 use crate::registry::{
     Checksum, CrateName,
     release::{MAX_VERSION_BYTES, parse_version},
@@ -360,6 +361,27 @@ impl<'a> View<'a> {
                     .partial_cmp(&(b.pre.is_empty(), b))
                     .unwrap_or(std::cmp::Ordering::Equal)
             })
+    }
+
+    /// The record in numbers.
+    pub(super) fn counts(&self) -> Counts {
+        let has = |row: &[u8; ROW_BYTES], flag| {
+            let [_, _, _, _, _, flags, ..] = row;
+            flags & flag != 0
+        };
+        let known = self.rows.iter().filter(|row| !has(row, SUPERSEDED));
+        let held = known.clone().filter(|row| has(row, HELD));
+        let (raw, stored) = if self.has_snapshot() {
+            (u64::from(self.raw_len), self.frame.len() as u64)
+        } else {
+            (0, 0)
+        };
+        Counts {
+            versions: known.count() as u64,
+            held: held.count() as u64,
+            index_raw_bytes: raw,
+            index_stored_bytes: stored,
+        }
     }
 
     /// The compressed index file, as it is.

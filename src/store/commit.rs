@@ -39,7 +39,7 @@ use super::{
     generations::{self, Generation},
     journal::{Entry, GenerationLine, Journal, encode_told},
     kept::{Kept, KeptBatch},
-    keys::{Held, State, prefix_of},
+    keys::{Counts, Held, State, prefix_of},
     ledger,
     rebuild::{self, Recovered},
     removal::Removal,
@@ -297,6 +297,28 @@ pub(super) struct Committer {
     named: Option<Vec<u64>>,
     /// Checksums that came in or went since a walk began.
     since_walk: Option<Vec<(Checksum, u64)>>,
+    counting: Counting,
+}
+
+/// How far the counts of the state can be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counting {
+    /// They may be a little off.
+    Doubtful,
+    /// They were counted anew, and that is not in sled yet.
+    Anew,
+    /// They are right, and sled has them.
+    Kept,
+}
+
+impl Counting {
+    fn of(is_miscounted: bool) -> Counting {
+        if is_miscounted {
+            Counting::Doubtful
+        } else {
+            Counting::Kept
+        }
+    }
 }
 
 /// What one caller touched.
@@ -379,7 +401,12 @@ impl Committer {
         recovered: Recovered,
         now: SystemTime,
     ) -> Committer {
-        let Recovered { state, recent, .. } = recovered;
+        let Recovered {
+            state,
+            recent,
+            is_miscounted,
+            ..
+        } = recovered;
         shared.set_totals(&state);
         shared.journal_len.store(journal.len(), SeqCst);
         let (places, events): (VecDeque<_>, Vec<_>) = recent.into_iter().unzip();
@@ -398,11 +425,13 @@ impl Committer {
             gone: HashSet::new(),
             named: None,
             since_walk: None,
+            counting: Counting::of(is_miscounted),
         }
     }
 
     /// Works until the store is closed.
     pub(super) fn run(mut self) {
+        self.recount();
         loop {
             let jobs = self.shared.queue.drain(self.has_more().then_some(QUIET));
             let work = Work::of(jobs);
@@ -429,9 +458,38 @@ impl Committer {
         }
     }
 
+    /// Counts the records, where the counts are not known: after an update from a build without
+    /// them, after damage and after a stop in the middle of a write. Takes a second or two for
+    /// 250,000 names, in which nothing is written. By this thread, so that no record changes
+    /// meanwhile.
+    fn recount(&mut self) {
+        let known = self
+            .state
+            .counts
+            .filter(|_| self.counting != Counting::Doubtful);
+        let (None, Some(catalogue)) = (known, self.shared.catalogue()) else {
+            return;
+        };
+        let mut counts = Counts::default();
+        let visited = catalogue.visit(&mut |_key, record| {
+            if let Ok(view) = View::read(&record) {
+                counts.add(view.counts());
+            }
+            true
+        });
+        if let Err(error) = visited {
+            self.shared.note_suspect(&error);
+            return;
+        }
+        self.state.counts = Some(counts);
+        self.shared.set_totals(&self.state);
+        // Written with the next batch, or at the end.
+        self.counting = Counting::Anew;
+    }
+
     /// Whether there is something to do when nothing comes.
     fn has_more(&self) -> bool {
-        self.dirty || self.shared.suspect.load(SeqCst)
+        self.dirty || self.state.counts.is_none() || self.shared.suspect.load(SeqCst)
     }
 
     fn turn(&mut self, mut work: Work) {
@@ -615,6 +673,7 @@ impl Committer {
 
     /// Flushes what was put off, and finds out whether writes work again.
     fn catch_up(&mut self) {
+        self.recount();
         if !self.dirty || self.shared.check_record_space().is_err() {
             return;
         }
@@ -889,6 +948,7 @@ impl Committer {
         state.recent_at = self.recent.front().copied().unwrap_or(state.journal_len);
         let events: Vec<Event> = happened.entries.iter().map(Entry::event).collect();
         self.shared.add_events(events.iter().cloned());
+        self.shared.count_events(&events);
         let staged = self.stage(&catalogue, &encoded)?;
         let staged_names = staged.len() as u64;
         let KeptBatch { pairs, before, .. } = happened.kept;
@@ -1148,6 +1208,7 @@ impl Committer {
             Ok((catalogue, recovered)) => {
                 let held = self.state.held;
                 self.state = recovered.state;
+                self.counting = Counting::of(recovered.is_miscounted);
                 self.named = None;
                 if recovered.rebuilt.is_none() {
                     // Sled's count is of the files that it had marks of.
@@ -1163,10 +1224,12 @@ impl Committer {
                     tracing::error!(%error, "could not look through what is staged");
                 }
                 self.shared.set_catalogue(Some(catalogue));
+                self.recount();
                 self.shared.forget_names();
                 self.shared.uncover();
                 self.shared.watchers.tell_everything();
                 self.shared.suspect.store(false, SeqCst);
+                self.shared.reopened.fetch_add(1, SeqCst);
                 tracing::warn!(
                     rebuilt = recovered.rebuilt,
                     names = recovered.names,
@@ -1192,10 +1255,11 @@ impl Committer {
             self.batch(Work::of(vec![Job::Touch(touches, reply)]));
         }
         self.settle()?;
-        self.shared
-            .catalogue()
-            .ok_or_else(not_open)
-            .and_then(|catalogue| catalogue.flush())?;
+        let catalogue = self.shared.catalogue().ok_or_else(not_open)?;
+        if self.counting == Counting::Anew {
+            catalogue.put_state(&self.state)?;
+        }
+        catalogue.flush()?;
         if self.shared.damaged() > 0 || self.behind || !self.unmarked.is_empty() {
             // The next start looks closely.
             return Ok(());

@@ -6,7 +6,7 @@ use super::{
     catalogue::{Catalogue, Value},
     codec::{Record, View},
     error::Error,
-    keys::State,
+    keys::{Counts, State},
 };
 use crate::registry::CrateName;
 
@@ -30,6 +30,23 @@ pub(super) struct Encoded {
     pub(super) new_names: Vec<String>,
     /// What readers see until the batch is durable.
     pub(super) before: BTreeMap<String, Option<Value>>,
+}
+
+/// Brings the counts from a record as it was to what it is now. What a damaged record was counted
+/// as is not known, so that all have to be counted again.
+fn count(state: &mut State, before: Option<&[u8]>, now: &[u8]) {
+    let before = before.map_or(Ok(Counts::default()), |bytes| {
+        View::read(bytes).map(|view| view.counts())
+    });
+    let now = View::read(now).map(|view| view.counts());
+    state.counts = match (state.counts, before, now) {
+        (Some(mut counts), Ok(before), Ok(now)) => {
+            counts.add(now);
+            counts.remove(before);
+            Some(counts)
+        }
+        _ => None,
+    };
 }
 
 impl Edits {
@@ -99,6 +116,7 @@ impl Edits {
             let bytes = record
                 .encode()
                 .ok_or(Error::TooLarge { name: record.name })?;
+            count(state, slot.before.as_deref(), &bytes);
             if slot.before.is_none() {
                 state.names = state.names.saturating_add(1);
                 encoded.new_names.push(key.clone());

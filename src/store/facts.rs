@@ -173,6 +173,43 @@ pub enum EventKind {
     NameBack,
 }
 
+/// How often each kind of event was noticed since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EventCounts {
+    /// [`EventKind::FirstSeen`].
+    pub first_seen: u64,
+    /// [`EventKind::NewVersion`].
+    pub new_version: u64,
+    /// [`EventKind::Yanked`].
+    pub yanked: u64,
+    /// [`EventKind::Unyanked`].
+    pub unyanked: u64,
+    /// [`EventKind::ChecksumChanged`].
+    pub checksum_changed: u64,
+    /// [`EventKind::VersionRemoved`].
+    pub version_removed: u64,
+    /// [`EventKind::NameGone`].
+    pub name_gone: u64,
+    /// [`EventKind::NameBack`].
+    pub name_back: u64,
+}
+
+impl EventCounts {
+    pub(super) fn count(&mut self, kind: &EventKind) {
+        let count = match kind {
+            EventKind::FirstSeen { .. } => &mut self.first_seen,
+            EventKind::NewVersion { .. } => &mut self.new_version,
+            EventKind::Yanked { .. } => &mut self.yanked,
+            EventKind::Unyanked { .. } => &mut self.unyanked,
+            EventKind::ChecksumChanged { .. } => &mut self.checksum_changed,
+            EventKind::VersionRemoved { .. } => &mut self.version_removed,
+            EventKind::NameGone => &mut self.name_gone,
+            EventKind::NameBack => &mut self.name_back,
+        };
+        *count = count.saturating_add(1);
+    }
+}
+
 /// A name that a search found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -187,6 +224,14 @@ pub struct Found {
 pub struct Totals {
     /// Names known.
     pub names: u64,
+    /// Releases that were ever seen in the index. Counted anew in the first seconds after a stop in the middle of a write.
+    pub versions: u64,
+    /// Those of them whose crate file is held, as of the last quiet second.
+    pub held: u64,
+    /// Bytes of the index files, as upstream sent them.
+    pub index_raw_bytes: u64,
+    /// Bytes that the index files take, compressed.
+    pub index_stored_bytes: u64,
     /// Value files held.
     pub blobs: u64,
     /// Bytes of the value files.

@@ -94,6 +94,9 @@ const MAX_PAYLOAD_BYTES: usize = 64 << 20;
 /// How much is read at a time.
 const WINDOW_BYTES: usize = 1 << 20;
 
+/// What nearly all frames fit into, but those of names that were first seen with many versions.
+const SMALL_FRAME_BYTES: usize = 512;
+
 /// How far damage is searched for the next good frame. A frame is rarely over 20 KB.
 const MAX_SEARCH_BYTES: usize = 4 << 20;
 
@@ -523,22 +526,77 @@ pub(super) fn read_events(
     end: u64,
     take: &mut dyn FnMut(u64, Event) -> bool,
 ) -> io::Result<()> {
+    read_frames(file, from, end, &mut |_at, after, line| {
+        let event = match line {
+            Line::Name(entry) => entry.event(),
+            Line::Told(event) => event,
+            Line::Generation(_) | Line::Kept(_) => return true,
+        };
+        take(after, event)
+    })
+}
+
+/// Reads frames from a place on up to `end`, handing what each says with its own place to `take`
+/// until that says `false`. Damage is passed over.
+///
+/// # Errors
+/// If the file cannot be read.
+pub(super) fn read_lines(
+    file: &File,
+    from: u64,
+    end: u64,
+    take: &mut dyn FnMut(u64, Line) -> bool,
+) -> io::Result<()> {
+    read_frames(file, from, end, &mut |at, _after, line| take(at, line))
+}
+
+fn read_frames(
+    file: &File,
+    from: u64,
+    end: u64,
+    take: &mut dyn FnMut(u64, u64, Line) -> bool,
+) -> io::Result<()> {
     let mut window = Window::new(file, from.max(HEADER_BYTES));
     while let Some((at, used, line)) = window.next_good()? {
         let after = at.saturating_add(used);
         if after > end {
             break;
         }
-        let event = match line {
-            Some(Line::Name(entry)) => entry.event(),
-            Some(Line::Told(event)) => event,
-            Some(Line::Generation(_) | Line::Kept(_)) | None => continue,
-        };
-        if !take(after, event) {
+        if line.is_some_and(|line| !take(at, after, line)) {
             break;
         }
     }
     Ok(())
+}
+
+/// What the frame at a place says. `None`: it says nothing that can be read.
+///
+/// # Errors
+/// If the file cannot be read.
+pub(super) fn line_at(file: &File, place: u64) -> io::Result<Option<Line>> {
+    let mut wanted = SMALL_FRAME_BYTES;
+    loop {
+        let mut bytes = vec![0; wanted];
+        let got = read_some(file, &mut bytes, place)?;
+        match parse(bytes.get(..got).unwrap_or_default()) {
+            Parsed::Frame(_used, line) => return Ok(line),
+            Parsed::Short(needed) if needed > wanted && got == wanted => wanted = needed,
+            Parsed::Short(_) | Parsed::Damaged => return Ok(None),
+        }
+    }
+}
+
+/// Reads until `bytes` are full or the file ends. Returns how many there are.
+fn read_some(file: &File, bytes: &mut [u8], place: u64) -> io::Result<usize> {
+    let mut got: usize = 0;
+    while let Some(rest) = bytes.get_mut(got..).filter(|rest| !rest.is_empty()) {
+        let at = place.saturating_add(u64::try_from(got).unwrap_or(u64::MAX));
+        match file.read_at(rest, at)? {
+            0 => break,
+            more => got = got.saturating_add(more),
+        }
+    }
+    Ok(got)
 }
 
 /// What reading through the journal found, beside the entries.

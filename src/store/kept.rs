@@ -62,16 +62,19 @@ pub enum Table {
     Sets,
     /// Releases that are kept whatever happens. In the journal too.
     Pins,
+    /// What went through, and what was noticed of it, by time.
+    History,
 }
 
 impl Table {
-    const ALL: [Table; 6] = [
+    const ALL: [Table; 7] = [
         Table::Failures,
         Table::Reports,
         Table::Imports,
         Table::Uses,
         Table::Sets,
         Table::Pins,
+        Table::History,
     ];
 
     /// Its number on disk. Below every byte that a crate's name can start with.
@@ -83,6 +86,7 @@ impl Table {
             Table::Uses => 4,
             Table::Sets => 5,
             Table::Pins => 6,
+            Table::History => 7,
         }
     }
 

@@ -70,13 +70,54 @@ const STATE_FORMAT: u8 = 1;
 /// | 25 | 8 | number of value files |
 /// | 33 | 8 | bytes of the value files |
 /// | 41 | 8 | fingerprint: exclusive or of the first 8 bytes of the value files' checksums |
-/// | 49 | 4 | crc32 of the bytes before |
+/// | 49 | 8 | number of releases ([`Counts`]); this and the next three are absent while they are not known |
+/// | 57 | 8 | number of releases whose crate file is held |
+/// | 65 | 8 | bytes of the index files, as they came |
+/// | 73 | 8 | bytes of the index files, compressed |
+/// | 49 or 81 | 4 | crc32 of the bytes before |
+///
+/// A build that does not know the counts passes over them, and writes a state without.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) journal_len: u64,
     pub(super) recent_at: u64,
     pub(super) names: u64,
     pub(super) held: Held,
+    /// `None`: they have to be counted.
+    pub(super) counts: Option<Counts>,
+}
+
+/// The records in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Releases that were ever seen.
+    pub(super) versions: u64,
+    /// Those of them that are marked as held.
+    pub(super) held: u64,
+    /// Bytes of the index files, as they came.
+    pub(super) index_raw_bytes: u64,
+    /// Bytes of the index files, compressed.
+    pub(super) index_stored_bytes: u64,
+}
+
+impl Counts {
+    /// Takes in a record.
+    pub(super) fn add(&mut self, record: Counts) {
+        self.versions = self.versions.saturating_add(record.versions);
+        self.held = self.held.saturating_add(record.held);
+        self.index_raw_bytes = self.index_raw_bytes.saturating_add(record.index_raw_bytes);
+        let stored = self.index_stored_bytes;
+        self.index_stored_bytes = stored.saturating_add(record.index_stored_bytes);
+    }
+
+    /// Takes off a record that another takes the place of.
+    pub(super) fn remove(&mut self, record: Counts) {
+        self.versions = self.versions.saturating_sub(record.versions);
+        self.held = self.held.saturating_sub(record.held);
+        self.index_raw_bytes = self.index_raw_bytes.saturating_sub(record.index_raw_bytes);
+        let stored = self.index_stored_bytes;
+        self.index_stored_bytes = stored.saturating_sub(record.index_stored_bytes);
+    }
 }
 
 /// What can be said about a set of value files without a list of them.
@@ -112,6 +153,14 @@ pub(super) fn prefix_of(checksum: &Checksum) -> u64 {
 }
 
 impl State {
+    /// The state of a store without records.
+    pub(super) fn of_none() -> State {
+        State {
+            counts: Some(Counts::default()),
+            ..State::default()
+        }
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = vec![STATE_FORMAT];
         for number in [
@@ -122,6 +171,16 @@ impl State {
             self.held.bytes,
             self.held.fingerprint,
         ] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        for number in self.counts.iter().flat_map(|counts| {
+            [
+                counts.versions,
+                counts.held,
+                counts.index_raw_bytes,
+                counts.index_stored_bytes,
+            ]
+        }) {
             out.extend_from_slice(&number.to_le_bytes());
         }
         let crc = crc32fast::hash(&out);
@@ -140,7 +199,7 @@ impl State {
             return Err(Damaged);
         }
         let mut number = || reader.array().map(u64::from_le_bytes);
-        Ok(State {
+        let mut state = State {
             journal_len: number()?,
             recent_at: number()?,
             names: number()?,
@@ -149,7 +208,18 @@ impl State {
                 bytes: number()?,
                 fingerprint: number()?,
             },
-        })
+            counts: None,
+        };
+        let mut counts = || {
+            Ok::<_, Damaged>(Counts {
+                versions: number()?,
+                held: number()?,
+                index_raw_bytes: number()?,
+                index_stored_bytes: number()?,
+            })
+        };
+        state.counts = counts().ok();
+        Ok(state)
     }
 }
 
@@ -220,8 +290,16 @@ mod tests {
             recent_at: 17,
             names: 3,
             held: Held::default(),
+            counts: None,
         };
         state.held.add(&Checksum::of(b"a"), 7);
+        assert_eq!(State::decode(&state.encode()), Ok(state));
+        state.counts = Some(Counts {
+            versions: 9,
+            held: 8,
+            index_raw_bytes: 7,
+            index_stored_bytes: 6,
+        });
         let bytes = state.encode();
         assert_eq!(State::decode(&bytes), Ok(state));
         for at in 0..bytes.len() {

@@ -33,6 +33,7 @@
 mod blobs;
 mod catalogue;
 mod changes;
+mod chronicle;
 mod codec;
 mod commit;
 mod edits;
@@ -76,11 +77,12 @@ use bytes::Bytes;
 pub use self::{
     blobs::{Blob, Reservation, SpoolReader},
     changes::{Changed, Changes},
+    chronicle::Story,
     codec::MAX_SNAPSHOT_BYTES,
     error::{EngineError, Error, Mismatch},
     facts::{
-        Adoption, Change, EntryFacts, Event, EventKind, Found, KnownChecksum, OpenReport,
-        ReleaseFacts, Snapshot, Totals, Validators,
+        Adoption, Change, EntryFacts, Event, EventCounts, EventKind, Found, KnownChecksum,
+        OpenReport, ReleaseFacts, Snapshot, Totals, Validators,
     },
     generations::{
         CatchUp, CommitId, Cut, CutFile, Describe, Generation, GenerationFacts, History,
@@ -89,7 +91,8 @@ pub use self::{
     kept::Table,
     removal::{Leftover, LeftoverKind, Removal},
     restoring::Restoring,
-    space::{Space, SpaceProbe},
+    shared::RECENT_EVENTS,
+    space::{Room, Space, SpaceProbe},
 };
 use self::{
     blobs::{BlobFolder, Walk},
@@ -455,6 +458,14 @@ impl Store {
         Ok((found, total))
     }
 
+    /// What a search finds of a name; `None`: it is not known.
+    ///
+    /// # Errors
+    /// None today; damage counts as absent.
+    pub fn find(&self, name: &CrateName) -> Result<Option<Found>, Error> {
+        Ok(self.found(name.key()))
+    }
+
     fn found(&self, key: &str) -> Option<Found> {
         let shared = self.shared();
         let record = shared.record(key)?;
@@ -480,6 +491,11 @@ impl Store {
         self.shared().blobs.length(checksum).is_some()
     }
 
+    /// The size of the crate file with a checksum; `None`: it is not held. Cheap: one look at its name.
+    pub fn blob_bytes(&self, checksum: &Checksum) -> Option<u64> {
+        self.shared().blobs.length(checksum)
+    }
+
     /// Makes room for a crate file that is about to come in. `len`: its length, where it is known.
     ///
     /// # Errors
@@ -490,12 +506,34 @@ impl Store {
 
     // --- facts
 
+    /// Whether the store can be read: a record somewhere in sled, another each time, and a file of
+    /// the data folder. Blocks for as long as they take, which is how one hears of a disk that
+    /// hangs; it does not hear of one whose bytes are all in memory still. While sled is opened anew
+    /// or rebuilt there is no record to read, and only the file is: that takes as long as it takes.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] where sled fails, which is then opened anew, and [`Error::Io`].
+    pub fn look(&self) -> Result<(), Error> {
+        let shared = self.shared();
+        if let Some(catalogue) = shared.catalogue() {
+            let somewhere = [fastrand::u8(b'a'..=b'z'), fastrand::u8(b'a'..=b'z')];
+            let from = std::ops::Bound::Included(&somewhere[..]);
+            let read = catalogue.page(catalogue::Tree::Crates, from, 1);
+            read.inspect_err(|error| shared.note_suspect(error))?;
+        }
+        shared.look()
+    }
+
     /// The store in numbers. Cheap.
     pub fn totals(&self) -> Totals {
         let shared = self.shared();
-        let held = shared.held();
+        let (held, counts) = (shared.held(), shared.counts());
         Totals {
             names: shared.name_count(),
+            versions: counts.versions,
+            held: counts.held,
+            index_raw_bytes: counts.index_raw_bytes,
+            index_stored_bytes: counts.index_stored_bytes,
             blobs: held.blobs,
             blob_bytes: held.bytes,
             free_bytes: shared.free_bytes(),
@@ -504,9 +542,37 @@ impl Store {
         }
     }
 
+    /// The room on the disk; `None`: the file system does not tell. Cheap.
+    pub fn room(&self) -> Option<Room> {
+        let shared = self.shared();
+        let space = shared.options.space.ask(&shared.folder.dir).ok()?;
+        Some(Room {
+            space,
+            reserve_bytes: space::reserve_of(shared.options.reserve_bytes, space),
+        })
+    }
+
     /// The last things that upstream did, the newest first. From memory.
     pub fn recent_events(&self, limit: usize) -> Vec<Event> {
         self.shared().recent_events(limit)
+    }
+
+    /// How often each kind of event was noticed since the start.
+    pub fn event_counts(&self) -> EventCounts {
+        self.shared().event_counts()
+    }
+
+    /// How often the index database was opened anew since the start. What tables kept may be gone
+    /// then: whoever writes only what changed writes everything once.
+    pub fn reopened(&self) -> u64 {
+        self.shared()
+            .reopened
+            .load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    /// How many index databases that could not be used are kept to be looked into.
+    pub fn set_aside(&self) -> u64 {
+        rebuild::count_set_aside(&self.shared().folder.dir)
     }
 
     /// Looks through all crate files and brings the records and the counts to what is there. A job

@@ -45,6 +45,8 @@ pub(super) struct Recovered {
     pub(super) names: u64,
     /// Entries replayed.
     pub(super) replayed: u64,
+    /// Whether the counts may be a little off.
+    pub(super) is_miscounted: bool,
 }
 
 /// Opens sled and the journal and brings them together.
@@ -94,6 +96,7 @@ pub(super) fn reopen(
     journal.replay(replay.from, &mut |at, line| replay.take(at, line))?;
     let mut recovered = replay.finish(journal.len())?;
     recovered.rebuilt = rebuilt;
+    recovered.is_miscounted = true;
     Ok((catalogue, recovered))
 }
 
@@ -141,6 +144,11 @@ fn set_aside(data: &Path, dir: &Path, now: SystemTime) -> Result<(), Error> {
     let free = (0..86_400).map(name).find(|path| !path.exists());
     fs::rename(dir, free.unwrap_or_else(|| name(0))).map_err(&fault)?;
     sync_folder(data)
+}
+
+/// How many folders are set aside.
+pub(super) fn count_set_aside(data: &Path) -> u64 {
+    set_aside_before(data).map_or(0, |kept| kept.len() as u64)
 }
 
 /// The folders that were set aside, the oldest first.
@@ -195,8 +203,11 @@ impl<'a> Replay<'a> {
         if known.is_none() && !is_new {
             catalogue.set_lost(true)?;
         }
+        // Records are written a moment before the state that counts them.
+        let is_behind = known.is_none_or(|known| known.journal_len < length);
         let mut recovered = Recovered {
-            state: known.unwrap_or_default(),
+            is_miscounted: is_behind && !is_new,
+            state: known.unwrap_or_else(State::of_none),
             ..Recovered::default()
         };
         // Sled knows nothing, so the files have to be counted. Nobody stops this walk.

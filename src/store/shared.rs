@@ -21,12 +21,13 @@ use super::{
     blobs::BlobFolder,
     catalogue::{Catalogue, Value},
     changes::Watchers,
+    chronicle::Chronicle,
     codec::{HELD, Row, View},
     commit::Queue,
     error::Error,
-    facts::{EntryFacts, Event, Validators},
+    facts::{EntryFacts, Event, EventCounts, Validators},
     folder::Folder,
-    keys::{Held, State},
+    keys::{Counts, Held, State},
     space::reserve_of,
     staged::Staging,
     stamps::Stamps,
@@ -34,7 +35,7 @@ use super::{
 use crate::registry::{Checksum, CrateName};
 
 /// How many events are kept in memory: what a status page shows.
-pub(super) const RECENT_EVENTS: usize = 256;
+pub const RECENT_EVENTS: usize = 256;
 
 /// How many touches are kept before they are written. One more costs a revalidation.
 const MAX_TOUCHES: usize = 65_536;
@@ -63,6 +64,7 @@ pub(super) struct Shared {
     names: RwLock<Option<BTreeSet<Box<str>>>>,
     recent: Mutex<VecDeque<Event>>,
     pub(super) watchers: Watchers,
+    pub(super) chronicle: Chronicle,
     /// Crate files that came or went, and whether they are held: records do not tell so yet.
     unmarked: RwLock<HashMap<Checksum, bool>>,
     has_unmarked: AtomicBool,
@@ -76,6 +78,8 @@ pub(super) struct Shared {
     blob_count: AtomicU64,
     blob_bytes: AtomicU64,
     fingerprint: AtomicU64,
+    counts: Mutex<Counts>,
+    event_counts: Mutex<EventCounts>,
     damaged: AtomicU64,
     /// Keys of records whose frame did not open: they count as being without a snapshot.
     broken_frames: RwLock<BTreeSet<String>>,
@@ -86,6 +90,8 @@ pub(super) struct Shared {
     pub(super) lacks_index: AtomicBool,
     /// Sled gave an error or panicked: the committer should look at it.
     pub(super) suspect: AtomicBool,
+    /// How often sled was opened anew while the program ran.
+    pub(super) reopened: AtomicU64,
     /// The last field, because it is dropped last: the folder is locked until sled has let go of it.
     pub(super) folder: Folder,
 }
@@ -99,6 +105,11 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
+    /// Reads a file of the data folder, whatever it says.
+    pub(super) fn look(&self) -> Result<(), Error> {
+        super::folder::found_format(&self.folder.dir.join("format")).map(drop)
+    }
+
     pub(super) fn new(
         options: Options,
         folder: Folder,
@@ -119,6 +130,7 @@ impl Shared {
             names: RwLock::default(),
             recent: Mutex::default(),
             watchers: Watchers::default(),
+            chronicle: Chronicle::default(),
             unmarked: RwLock::default(),
             has_unmarked: AtomicBool::new(false),
             journal_len: AtomicU64::new(0),
@@ -130,11 +142,14 @@ impl Shared {
             blob_count: AtomicU64::new(0),
             blob_bytes: AtomicU64::new(0),
             fingerprint: AtomicU64::new(0),
+            counts: Mutex::default(),
+            event_counts: Mutex::default(),
             damaged: AtomicU64::new(0),
             broken_frames: RwLock::default(),
             failing: AtomicBool::new(false),
             staging: Staging::default(),
             suspect: AtomicBool::new(false),
+            reopened: AtomicU64::new(0),
         }
     }
 
@@ -376,6 +391,17 @@ impl Shared {
         recent.drain(..excess);
     }
 
+    pub(super) fn count_events(&self, events: &[Event]) {
+        let mut counts = self.event_counts.lock();
+        for event in events {
+            counts.count(&event.kind);
+        }
+    }
+
+    pub(super) fn event_counts(&self) -> EventCounts {
+        *self.event_counts.lock()
+    }
+
     /// The last events, the newest first.
     pub(super) fn recent_events(&self, limit: usize) -> Vec<Event> {
         self.recent
@@ -394,6 +420,14 @@ impl Shared {
         self.blob_count.store(state.held.blobs, Relaxed);
         self.blob_bytes.store(state.held.bytes, Relaxed);
         self.fingerprint.store(state.held.fingerprint, Relaxed);
+        if let Some(counts) = state.counts {
+            *self.counts.lock() = counts;
+        }
+    }
+
+    /// The records in numbers, as they were last known.
+    pub(super) fn counts(&self) -> Counts {
+        *self.counts.lock()
     }
 
     pub(super) fn name_count(&self) -> u64 {

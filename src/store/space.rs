@@ -11,6 +11,15 @@ pub struct Space {
     pub total_bytes: u64,
 }
 
+/// The room of the file system, and what of it is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// The whole of it.
+    pub space: Space,
+    /// Bytes that the store leaves alone.
+    pub reserve_bytes: u64,
+}
+
 /// Tells how much room there is. The default asks the file system; a test may say otherwise.
 #[derive(Clone)]
 pub struct SpaceProbe(Arc<Ask>);

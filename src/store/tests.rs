@@ -73,6 +73,15 @@ pub(super) fn open_report(dir: &Path) -> (Store, OpenReport) {
     Store::open(options(dir), at(0)).expect("the store opens")
 }
 
+/// A store that holds `demo` 1.0.0, whose file is these letters.
+pub(super) fn demo(file: &str) -> (TempDir, Store) {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(dir.path());
+    publish(&store, "demo", &[("1.0.0", file, false)], 0);
+    hold(&store, "demo", "1.0.0", file);
+    (dir, store)
+}
+
 pub(super) fn publish(
     store: &Store,
     krate: &str,
@@ -496,10 +505,7 @@ fn what_is_not_what_was_promised_leaves_nothing() {
 
 #[test]
 fn an_old_checksum_of_a_version_stays_readable() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(dir.path());
-    publish(&store, "demo", &[("1.0.0", "old", false)], 0);
-    hold(&store, "demo", "1.0.0", "old");
+    let (_dir, store) = demo("old");
     publish(&store, "demo", &[("1.0.0", "new", false)], 1);
     let facts = store
         .release(&release("demo", "1.0.0"))
@@ -1044,6 +1050,7 @@ fn sled_that_breaks_while_it_runs_is_rebuilt() {
         std::thread::sleep(Duration::from_millis(50));
     }
     is_sound(&store);
+    assert!(store.reopened() > 0, "those who keep something are told");
 }
 
 // --- room
@@ -1216,6 +1223,62 @@ fn readers_see_what_is_durable_and_nothing_else() {
     assert!(store.entry(&name("late")).expect("readable").is_some());
 }
 
+/// The numbers of the totals become those of the records: at once, or when the committer has
+/// counted them.
+fn counts_are_right(store: &Store) {
+    let counted = || {
+        let mut counts = keys::Counts::default();
+        let add = &mut |_key: &str, view: &View<'_>| {
+            counts.add(view.counts());
+            true
+        };
+        store.visit(add).expect("readable");
+        counts
+    };
+    let until = Instant::now() + Duration::from_secs(20);
+    while store.shared().counts() != counted() {
+        let (told, counted) = (store.shared().counts(), counted());
+        assert!(Instant::now() < until, "{told:?}, but {counted:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_store_that_was_not_counted_is_counted() {
+    let copy = copy_of_fixture();
+    let (store, _) = open_report(copy.path());
+    counts_are_right(&store);
+    let raw = store.totals().index_raw_bytes;
+    assert_eq!((store.totals().versions, store.totals().held), (3, 0));
+    assert!(raw > 0 && store.totals().index_stored_bytes > 0);
+    hold(&store, "demo", "1.1.0", "b");
+    store.close().expect("closed");
+    let store = open(copy.path());
+    let totals = store.totals();
+    assert_eq!((totals.versions, totals.held), (3, 1), "kept over the stop");
+    assert_eq!(totals.index_raw_bytes, raw);
+    let catalogue = store.shared().catalogue().expect("open");
+    let state = catalogue.state().expect("readable").expect("there");
+    assert_eq!(state.counts, Some(store.shared().counts()));
+}
+
+#[test]
+fn a_damaged_record_that_is_written_anew_is_counted_once() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(dir.path());
+    publish(&store, "demo", &[("1.0.0", "a", false)], 1);
+    publish(&store, "other", &[("1.0.0", "b", false)], 1);
+    let catalogue = store.shared().catalogue().expect("open");
+    let rubbish = vec![(b"demo".to_vec(), Some(b"rubbish".to_vec()))];
+    catalogue
+        .put(catalogue::Tree::Crates, rubbish)
+        .expect("written");
+    let lines = [("1.0.0", "a", false), ("1.1.0", "c", false)];
+    publish(&store, "demo", &lines, 2);
+    counts_are_right(&store);
+    assert_eq!(store.totals().versions, 3);
+}
+
 // --- a model
 
 #[derive(Debug, Clone)]
@@ -1285,6 +1348,7 @@ proptest! {
             }
             let totals = store.totals();
             prop_assert_eq!((totals.names, totals.blobs), (files.len() as u64, held.len() as u64));
+            counts_are_right(&store);
         }
     }
 }
@@ -1642,4 +1706,21 @@ fn figures_of_a_large_store() {
             store.adopt(&AtomicBool::new(false)).expect("adopted")
         );
     });
+}
+
+#[test]
+fn a_look_reads_while_all_is_well_and_tells_what_is_not() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(dir.path());
+    store.look().expect("an empty store is one");
+    publish(&store, "demo", &[("1.0.0", "a", false)], 1);
+    store.look().expect("readable");
+    let format = dir.path().join("format");
+    fs::rename(&format, dir.path().join("away")).expect("renamed");
+    let error = store.look().expect_err("the file is gone");
+    assert!(error.to_string().contains("format"), "{error}");
+    fs::rename(dir.path().join("away"), &format).expect("renamed");
+    // While the index database is opened anew.
+    store.shared().set_catalogue(None);
+    store.look().expect("the disk is well");
 }

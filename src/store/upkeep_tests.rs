@@ -9,7 +9,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::{
-    tests::{at, copy_tree, hold, killed, name, open, publish, release, small_disk, sum},
+    tests::{at, copy_tree, demo, hold, killed, name, open, publish, release, small_disk, sum},
     *,
 };
 
@@ -234,10 +234,7 @@ fn a_removed_crate_file_is_gone_with_its_marks_and_counts() {
 
 #[test]
 fn a_damaged_crate_file_is_set_aside_and_not_held() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(dir.path());
-    publish(&store, "demo", &[("1.0.0", "aaaa", false)], 0);
-    hold(&store, "demo", "1.0.0", "aaaa");
+    let (_dir, store) = demo("aaaa");
     let removal = Removal {
         checksum: sum("aaaa"),
         of: Some(name("demo")),
@@ -296,10 +293,7 @@ fn what_is_removed_on_a_full_disk_is_not_held_then_and_later() {
 
 #[test]
 fn a_file_that_nobody_named_stays_when_a_record_names_it_by_now() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(dir.path());
-    publish(&store, "demo", &[("1.0.0", "aaaa", false)], 0);
-    hold(&store, "demo", "1.0.0", "aaaa");
+    let (_dir, store) = demo("aaaa");
     hold(&store, "demo", "9.0.0", "nobody's");
     hold(&store, "demo", "9.0.1", "late");
     let unknown = |seed| Removal {
@@ -337,10 +331,7 @@ fn a_broken_index_that_was_set_aside_is_a_leftover() {
 
 #[test]
 fn a_file_that_goes_while_the_folder_is_looked_through_is_not_counted() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(dir.path());
-    publish(&store, "demo", &[("1.0.0", "aaaa", false)], 0);
-    hold(&store, "demo", "1.0.0", "aaaa");
+    let (_dir, store) = demo("aaaa");
     let queue = &store.shared().queue;
     queue.call(Job::WalkBegin).expect("begun");
     let walk = store.shared().blobs.walk(&AtomicBool::new(false));
