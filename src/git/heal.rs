@@ -134,6 +134,11 @@ fn set_aside(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// How many repositories lie aside.
+pub(super) fn count_set_aside(dir: &Path) -> u64 {
+    broken_ones(dir).map_or(0, |broken| broken.len() as u64)
+}
+
 fn broken_ones(dir: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
     let (Some(parent), Some(name)) = (dir.parent(), dir.file_name().and_then(|name| name.to_str()))
     else {

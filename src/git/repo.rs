@@ -270,6 +270,11 @@ impl Repo {
         self.start_anew(true)
     }
 
+    /// How many repositories that were set aside lie beside this one.
+    pub fn count_set_aside(&self) -> u64 {
+        heal::count_set_aside(&self.inner.dir)
+    }
+
     /// Whether somebody removed the folder, or what makes it a repository.
     pub fn is_gone(&self) -> bool {
         let is_there = |part| self.inner.dir.join(part).exists();

@@ -26,6 +26,20 @@ pub struct HostHealth {
     pub latency: Option<Duration>,
 }
 
+impl HostHealth {
+    /// Whether the last request went well, and the next one would be sent. A host that was never
+    /// asked is not known to be down.
+    pub fn is_up(&self) -> bool {
+        self.failed_last().is_none() && self.breaker == BreakerState::Closed
+    }
+
+    /// How long ago the last request failed, and why, if none went well since.
+    pub fn failed_last(&self) -> Option<&(Duration, String)> {
+        let failure = self.last_failure.as_ref();
+        failure.filter(|(age, _why)| self.last_success.is_none_or(|success| *age < success))
+    }
+}
+
 /// The way to one host. Entered by [`enter`](Gate::enter), left by dropping the [`Ticket`].
 #[derive(Debug)]
 pub(super) struct Gate {
