@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    metrics::Outcome,
+    metrics::{CacheResult, Outcome},
     registry::{CrateName, Release},
     store, upstream,
 };
@@ -123,6 +123,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// How an answer with this error counts.
+    pub(super) fn cache_result(&self) -> CacheResult {
+        match self {
+            Error::UnknownCrate { .. } | Error::UnknownVersion { .. } => CacheResult::Negative,
+            Error::NotHeld { .. } | Error::NotInView { .. } => CacheResult::NotHeld,
+            _ => CacheResult::Failed,
+        }
+    }
+
     pub(super) fn upstream(what: &impl ToString, source: upstream::Error) -> Error {
         Error::Upstream {
             what: what.to_string(),

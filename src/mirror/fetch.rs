@@ -51,6 +51,17 @@ const HASHED_AT_ONCE_BYTES: usize = 1024 * 1024;
 /// eighth of a small answer from a file; a second is soon enough to notice that a file is gone.
 const OPEN_FOR: Duration = Duration::from_secs(1);
 
+/// A crate file that may be served, and where it came from.
+#[derive(Debug)]
+pub struct CrateAnswer {
+    /// The file.
+    pub file: CrateFile,
+    /// Whether upstream sends it for this very answer, not for another that it waits with.
+    pub is_fetched: bool,
+    /// Where it came from.
+    pub result: CacheResult,
+}
+
 /// A crate file that may be served.
 #[derive(Debug)]
 pub enum CrateFile {
@@ -97,7 +108,17 @@ impl Mirror {
     /// [`Error::UnknownCrate`] and [`Error::UnknownVersion`] where the index, asked again, does
     /// not have it; [`Error::NotHeld`] in mode `offline`; [`Error::Mismatch`] where upstream lied;
     /// [`Error::Upstream`] and the like where upstream is in trouble; [`Error::Store`].
-    pub async fn crate_file(&self, release: &Release) -> Result<CrateFile, Error> {
+    pub async fn crate_file(&self, release: &Release) -> Result<CrateAnswer, Error> {
+        let answer = self.crate_file_uncounted(release).await;
+        let result = match &answer {
+            Ok(answer) => answer.result,
+            Err(error) => error.cache_result(),
+        };
+        self.inner.metrics.cache(Kind::Crate, result);
+        answer
+    }
+
+    async fn crate_file_uncounted(&self, release: &Release) -> Result<CrateAnswer, Error> {
         let inner = &self.inner;
         let mut facts = inner.listed(release)?;
         let mut blob = inner.sound_blob(release, facts.as_ref()).await?;
@@ -109,12 +130,12 @@ impl Mirror {
             facts = Some(listed);
         }
         match (blob, facts) {
-            (Some(blob), _) => {
-                inner.metrics.cache(Kind::Crate, CacheResult::Hit);
-                Ok(CrateFile::Held(blob))
-            }
-            (None, Some(facts)) if inner.options.mode.asks() => {
-                inner.metrics.cache(Kind::Crate, CacheResult::Miss);
+            (Some(blob), _) => Ok(CrateAnswer {
+                file: CrateFile::Held(blob),
+                is_fetched: false,
+                result: CacheResult::Hit,
+            }),
+            (None, Some(facts)) if inner.options().mode.asks() => {
                 match self.fetch(release, &facts).await {
                     Err(lie @ Error::Mismatch { .. }) => {
                         self.fetch_anew(release, &facts, lie).await
@@ -122,12 +143,9 @@ impl Mirror {
                     fetched => fetched,
                 }
             }
-            (None, _) => {
-                inner.metrics.cache(Kind::Crate, CacheResult::Negative);
-                Err(Error::NotHeld {
-                    what: release.to_string(),
-                })
-            }
+            (None, _) => Err(Error::NotHeld {
+                what: release.to_string(),
+            }),
         }
     }
 
@@ -138,9 +156,9 @@ impl Mirror {
         release: &Release,
         known: &ReleaseFacts,
         lie: Error,
-    ) -> Result<CrateFile, Error> {
+    ) -> Result<CrateAnswer, Error> {
         let asked = self
-            .refresh(&release.name, self.inner.options.patience)
+            .refresh(&release.name, self.inner.options().patience)
             .await;
         let listed = self.inner.listed(release)?;
         match (asked, listed) {
@@ -155,7 +173,7 @@ impl Mirror {
     /// asked for again, once, unless that was done within the negative time.
     async fn look_again(&self, release: &Release) -> Result<ReleaseFacts, Error> {
         let inner = &self.inner;
-        if !inner.options.mode.asks() {
+        if !inner.options().mode.asks() {
             return Err(Error::NotHeld {
                 what: release.to_string(),
             });
@@ -172,7 +190,7 @@ impl Mirror {
             });
         }
         if let Refreshed::Absent = self
-            .refresh(&release.name, inner.options.answer_within)
+            .refresh(&release.name, inner.options().answer_within)
             .await?
         {
             return Err(Error::UnknownCrate {
@@ -195,28 +213,29 @@ impl Mirror {
     }
 
     /// Joins the fetch of these bytes or begins it, and waits until the first may be sent.
-    async fn fetch(&self, release: &Release, facts: &ReleaseFacts) -> Result<CrateFile, Error> {
-        let progress = self.board(release, &facts.checksum, None)?;
-        first_bytes(
-            release,
-            &facts.checksum,
-            progress,
-            self.inner.options.answer_within,
-        )
-        .await
+    async fn fetch(&self, release: &Release, facts: &ReleaseFacts) -> Result<CrateAnswer, Error> {
+        let (progress, is_fetched) = self.board(release, &facts.checksum, None)?;
+        let within = self.inner.options().answer_within;
+        let file = first_bytes(release, &facts.checksum, progress, within).await?;
+        Ok(CrateAnswer {
+            file,
+            is_fetched,
+            result: CacheResult::Miss,
+        })
     }
 }
 
 impl Mirror {
-    /// Joins the fetch of these bytes or begins it. `pace`: what a job's fetch is slowed by.
+    /// Joins the fetch of these bytes or begins it, which the second tells. `pace`: what a job's
+    /// fetch is slowed by.
     fn board(
         &self,
         release: &Release,
         checksum: &Checksum,
         pace: Option<&Arc<Pace>>,
-    ) -> Result<watch::Receiver<Progress>, Error> {
+    ) -> Result<(watch::Receiver<Progress>, bool), Error> {
         match self.inner.fetches.board(checksum, Progress::default) {
-            Boarding::Joined(progress) => Ok(progress),
+            Boarding::Joined(progress) => Ok((progress, false)),
             Boarding::Lead(leader, progress) => {
                 let (inner, pace) = (Arc::clone(&self.inner), pace.cloned());
                 let (release, checksum) = (release.clone(), *checksum);
@@ -226,7 +245,7 @@ impl Mirror {
                         .await;
                 });
                 drop(led);
-                Ok(progress)
+                Ok((progress, true))
             }
             Boarding::Full => Err(Error::Busy {
                 what: release.to_string(),
@@ -254,7 +273,7 @@ impl Mirror {
         {
             return Ok(None);
         }
-        let mut progress = self.board(release, checksum, Some(pace))?;
+        let (mut progress, _has_led) = self.board(release, checksum, Some(pace))?;
         let ended = |progress: &Progress| progress.end.is_some();
         let end = match progress.wait_for(ended).await {
             Ok(progress) => progress.end.clone(),
@@ -360,22 +379,20 @@ impl Inner {
             }
         }
         self.metrics.damaged_blob();
-        self.note(format!(
-            "the stored file of `{release}` is damaged and is fetched again"
-        ));
+        let (now, what) = (
+            self.clock.now(),
+            format!("the stored file of `{release}` is damaged and is fetched again"),
+        );
+        self.activities.damaged(now);
+        self.activities.trouble(now, release, what);
         Ok(None)
-    }
-
-    /// Remembers something for the status page.
-    pub(super) fn note(&self, what: String) {
-        self.activities.note(self.clock.now(), what);
     }
 
     /// Whether the index was asked for this release in vain within the negative time.
     fn was_absent(&self, release: &Release) -> bool {
         self.absent_releases.get(release).is_some_and(|asked| {
             let age = self.clock.now().duration_since(asked);
-            age.is_ok_and(|age| age < self.options.freshness.negative_for)
+            age.is_ok_and(|age| age < self.options().freshness.negative_for)
         })
     }
 
@@ -389,6 +406,9 @@ impl Inner {
         let started = Instant::now();
         let end = self.fetch_now(release, checksum, &leader, pace).await;
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if end.is_ok() {
+            self.activities.came(&release.name);
+        }
         match &end {
             // A job tells of its own fetches, and of all that failed.
             Ok(blob) if pace.is_some() => {
@@ -396,16 +416,22 @@ impl Inner {
             }
             Ok(blob) => {
                 tracing::info!(krate.name = %release.name, krate.version = %release.version, size_bytes = blob.len(), duration_ms, "fetched {release}");
-                self.note(format!("`{release}` fetched"));
+                self.activities
+                    .fetched(self.clock.now(), release, blob.len());
             }
             Err(error) if error.is_rest_of_upstream() => {
-                leader.remember(self.options.remember_failure);
+                leader.remember(self.options().remember_failure);
                 tracing::debug!(%release, "did not ask for {release}");
             }
             Err(error) => {
-                leader.remember(self.options.remember_failure);
+                leader.remember(self.options().remember_failure);
                 tracing::warn!(krate.name = %release.name, krate.version = %release.version, duration_ms, error = error as &dyn std::error::Error, "could not fetch {release}");
-                self.note(format!("`{release}` could not be fetched: {error}"));
+                let now = self.clock.now();
+                if matches!(error, Error::Mismatch { .. }) {
+                    self.activities.mismatch(now);
+                }
+                let what = format!("`{release}` could not be fetched: {error}");
+                self.activities.trouble(now, release, what);
             }
         }
         leader.end(|progress| {

@@ -196,19 +196,25 @@ impl Mirror {
         let Some(follow) = self.inner.follow.clone() else {
             return;
         };
-        if !self.inner.options.mode.asks() {
-            return;
-        }
         // Weak: the runtime belongs to what this would keep alive.
         let inner = Arc::downgrade(&self.inner);
         let tasks = self.inner.tasks.read();
         drop(tasks.spawn(async move {
             while !follow.stop.load(Relaxed) {
                 let Some(inner) = inner.upgrade() else { return };
-                // What failed was logged by whoever led, and the next round is the remedy.
-                drop(Mirror { inner }.follow(&follow, Duration::MAX).await);
+                let changed = Arc::clone(&inner.changed);
+                // A mode that is set while the program runs counts from the next turn on.
+                if inner.options().mode.asks() {
+                    // What failed was logged by whoever led, and the next round is the remedy.
+                    drop(Mirror { inner }.follow(&follow, Duration::MAX).await);
+                } else {
+                    drop(inner);
+                }
                 let jitter = 0.9 + fastrand::f64() / 5.0;
-                tokio::time::sleep(follow.options.every.mul_f64(jitter)).await;
+                tokio::select! {
+                    () = tokio::time::sleep(follow.options.every.mul_f64(jitter)) => {}
+                    () = changed.notified() => {}
+                }
             }
         }));
     }
@@ -298,7 +304,7 @@ impl Inner {
             })
         });
         if let Err(error) = &round {
-            leader.remember(self.options.remember_failure);
+            leader.remember(self.options().remember_failure);
             self.tell_failure(&follow, error);
         }
         leader.end(|state| *state = Some(round));
@@ -365,7 +371,9 @@ impl Inner {
         self.metrics.followed(FollowOutcome::Changed, changed);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(%commit, changed, duration_ms, "followed {}", follow.what);
-        self.note(format!("{changed} names changed in {}", follow.what));
+        let what = format!("{changed} names changed in {}", follow.what);
+        let now = self.clock.now();
+        self.activities.note(now, super::Happened::Followed, what);
     }
 
     /// The upstream's commit whose tree the store now has, and how many names changed.

@@ -1,6 +1,9 @@
 //! Index entries: from the store while fresh, asked for once for all who wait, stale when upstream is in trouble.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::watch;
 
@@ -28,15 +31,30 @@ pub struct IndexEntry {
     pub stale_for: Option<Duration>,
     /// Where it came from.
     pub result: CacheResult,
+    /// Whether upstream sent the bytes for this very answer, not for another that it waited with.
+    pub is_fetched: bool,
 }
 
 /// What asking upstream for an entry came to.
 #[derive(Debug, Clone)]
 pub(super) enum Refreshed {
     /// Upstream has it, and so does the store now.
-    Present(CacheResult),
+    Present {
+        /// Whether the store had it already.
+        result: CacheResult,
+        /// Whether upstream sent the file, be it one that the store had already.
+        was_sent: bool,
+    },
     /// Upstream does not have it, and neither does the store.
     Absent,
+}
+
+impl Refreshed {
+    /// What the store has is still right, and upstream sent nothing of it.
+    const CONFIRMED: Refreshed = Refreshed::Present {
+        result: CacheResult::Revalidated,
+        was_sent: false,
+    };
 }
 
 type Watch = watch::Receiver<Option<Result<Refreshed, Error>>>;
@@ -53,13 +71,10 @@ impl Mirror {
     pub async fn index_entry(&self, name: &CrateName) -> Result<IndexEntry, Error> {
         let entry = self.index_entry_uncounted(name).await;
         let result = match &entry {
-            Ok(entry) => Some(entry.result),
-            Err(Error::UnknownCrate { .. } | Error::NotHeld { .. }) => Some(CacheResult::Negative),
-            Err(_) => None,
+            Ok(entry) => entry.result,
+            Err(error) => error.cache_result(),
         };
-        if let Some(result) = result {
-            self.inner.metrics.cache(Kind::Index, result);
-        }
+        self.inner.metrics.cache(Kind::Index, result);
         entry
     }
 
@@ -90,26 +105,36 @@ impl Mirror {
     ) -> Result<IndexEntry, Error> {
         let inner = &self.inner;
         let patience = match fallback {
-            Some(_) => inner.options.patience,
-            None => inner.options.answer_within,
+            Some(_) => inner.options().patience,
+            None => inner.options().answer_within,
         };
-        let error = match self.refresh(name, patience).await {
-            Ok(Refreshed::Absent) => return Err(Error::UnknownCrate { name: name.clone() }),
-            Ok(Refreshed::Present(result)) => return inner.refreshed(name, result),
+        let error = match self.refresh_or_join(name, patience).await {
+            Ok((Refreshed::Absent, _)) => return Err(Error::UnknownCrate { name: name.clone() }),
+            Ok((Refreshed::Present { result, was_sent }, has_led)) => {
+                let entry = inner.refreshed(name, result)?;
+                return Ok(IndexEntry {
+                    is_fetched: has_led && was_sent,
+                    ..entry
+                });
+            }
             Err(error) => error,
         };
         let held = fallback.as_ref().map(|facts| inner.known(facts));
         match (
-            freshness::after_failure(inner.options.mode, held, inner.clock.now()),
+            freshness::after_failure(inner.options().mode, held, inner.clock.now()),
             fallback,
         ) {
             (AfterFailure::ServeStale { age }, Some(facts)) => {
+                inner
+                    .stale
+                    .note(inner.known(&facts).checked, Instant::now());
                 tracing::debug!(krate.name = %name, stale_s = age.as_secs(), %error, "served `{name}` stale");
                 Ok(IndexEntry {
                     facts,
                     fresh_for: Duration::ZERO,
                     stale_for: Some(age),
                     result: CacheResult::Stale,
+                    is_fetched: false,
                 })
             }
             (AfterFailure::ServeStale { .. } | AfterFailure::Unavailable, _) => Err(error),
@@ -122,18 +147,29 @@ impl Mirror {
         name: &CrateName,
         patience: Duration,
     ) -> Result<Refreshed, Error> {
+        let asked = self.refresh_or_join(name, patience).await;
+        asked.map(|(refreshed, _has_led)| refreshed)
+    }
+
+    /// The same; the second tells whether it was this call that asked.
+    async fn refresh_or_join(
+        &self,
+        name: &CrateName,
+        patience: Duration,
+    ) -> Result<(Refreshed, bool), Error> {
         if let Some(follow) = &self.inner.follow {
             self.follow_lately(follow, patience).await?;
             if self.inner.held(name)?.is_none() {
                 self.take_from_tree(follow, name, patience).await?;
             }
-            return Ok(match self.inner.held(name)? {
-                Some(_) => Refreshed::Present(CacheResult::Revalidated),
+            let refreshed = match self.inner.held(name)? {
+                Some(_) => Refreshed::CONFIRMED,
                 None => Refreshed::Absent,
-            });
+            };
+            return Ok((refreshed, false));
         }
-        let watch = match self.inner.refreshes.board(name, || None) {
-            Boarding::Joined(watch) => watch,
+        let (watch, has_led) = match self.inner.refreshes.board(name, || None) {
+            Boarding::Joined(watch) => (watch, false),
             Boarding::Lead(leader, watch) => {
                 let (inner, name) = (Arc::clone(&self.inner), name.clone());
                 let led = self
@@ -142,11 +178,11 @@ impl Mirror {
                     .read()
                     .spawn(async move { inner.lead_refresh(name, leader).await });
                 drop(led);
-                watch
+                (watch, true)
             }
             Boarding::Full => return Err(Error::Busy { what: what(name) }),
         };
-        outcome(name, watch, patience).await
+        Ok((outcome(name, watch, patience).await?, has_led))
     }
 }
 
@@ -163,7 +199,7 @@ impl Inner {
     /// Whether there once was an entry of which only the record is left, and nobody may be asked:
     /// a 404 would tell cargo that there is no such crate.
     fn has_lost(&self, name: &CrateName) -> Result<bool, Error> {
-        if self.options.mode.asks() {
+        if self.options().mode.asks() {
             return Ok(false);
         }
         let facts = self.store.entry(name);
@@ -176,11 +212,12 @@ impl Inner {
             Some(facts) => Some(self.known(facts)),
             None => self.known_absence(name),
         };
+        let options = self.options();
         freshness::decide(
-            self.options.mode,
+            options.mode,
             known,
             self.clock.now(),
-            &self.options.freshness,
+            &options.freshness,
             name,
         )
     }
@@ -199,7 +236,7 @@ impl Inner {
     /// upstream is; one that is asked for all the same is looked for, unless nobody may be asked.
     fn known_absence(&self, name: &CrateName) -> Option<Held> {
         let checked = match &self.follow {
-            Some(follow) if !self.options.mode.asks() => follow.followed_at(),
+            Some(follow) if !self.options().mode.asks() => follow.followed_at(),
             Some(_) => None,
             None => self.absent.get(name),
         };
@@ -231,7 +268,7 @@ impl Inner {
     ) {
         let refreshed = self.refresh_now(&name).await;
         if let Err(error) = &refreshed {
-            leader.remember(self.options.remember_failure);
+            leader.remember(self.options().remember_failure);
             if error.is_rest_of_upstream() {
                 // The log has one line about the rest; this would be one for each entry.
                 tracing::debug!(krate.name = %name, "did not ask for the index entry of `{name}`");
@@ -256,7 +293,7 @@ impl Inner {
         match (answer, held) {
             (IndexAnswer::NotModified, Some(_)) => {
                 self.store.touch(name, checked, None);
-                Ok(Refreshed::Present(CacheResult::Revalidated))
+                Ok(Refreshed::CONFIRMED)
             }
             // The upstream room turns an unasked 304 into an error, so this is not met.
             (IndexAnswer::NotModified, None) => Err(Error::Lost { what: what(name) }),
@@ -287,7 +324,10 @@ impl Inner {
         let known = held.is_some_and(|facts| !facts.gone && facts.describes(file.bytes()));
         if known {
             self.store.touch(name, checked, Some(validators));
-            return Ok(Refreshed::Present(CacheResult::Revalidated));
+            return Ok(Refreshed::Present {
+                result: CacheResult::Revalidated,
+                was_sent: true,
+            });
         }
         let change = Change::Index {
             name: name.clone(),
@@ -297,7 +337,10 @@ impl Inner {
         };
         self.publish(name, change).await?;
         self.absent.remove(name);
-        Ok(Refreshed::Present(CacheResult::Miss))
+        Ok(Refreshed::Present {
+            result: CacheResult::Miss,
+            was_sent: true,
+        })
     }
 
     /// Upstream says 404 for a name that is held: it is kept, served on, and the fact is journaled once.
@@ -312,7 +355,7 @@ impl Inner {
             };
             self.publish(name, change).await?;
         }
-        Ok(Refreshed::Present(CacheResult::Revalidated))
+        Ok(Refreshed::CONFIRMED)
     }
 
     async fn publish(&self, name: &CrateName, change: Change) -> Result<(), Error> {
@@ -341,6 +384,7 @@ fn fresh(facts: EntryFacts, fresh_for: Duration, result: CacheResult) -> IndexEn
         fresh_for,
         stale_for: None,
         result,
+        is_fetched: false,
     }
 }
 

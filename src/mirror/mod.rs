@@ -17,11 +17,15 @@ mod fetch;
 mod flight;
 mod follow;
 mod generations;
+pub mod history;
 mod index;
 pub mod jobs;
+mod live;
+pub mod overview;
 mod patient;
 pub mod seed;
 pub mod select;
+mod stale;
 pub mod sync;
 mod tasks;
 pub mod upkeep;
@@ -32,22 +36,23 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-pub use activity::Activity;
+pub use activity::{Activity, Happened, Tally, Wrongs};
 pub use error::Error;
-pub use fetch::{CrateFile, Follower};
+pub use fetch::{CrateAnswer, CrateFile, Follower};
 pub use follow::{Options as FollowOptions, Status as FollowStatus};
 pub use generations::{GitState, GitStatus, Options as GenerationOptions};
 pub use index::IndexEntry;
+pub use live::Changeable;
 pub use tasks::Clock;
 pub use views::{NoView, ViewEntry, ViewGit, ViewStatus};
 
 use self::{
     activity::Activities, fetch::Progress, flight::Flights, generations::Generations,
-    index::Refreshed, tasks::Tasks,
+    index::Refreshed, stale::Stale, tasks::Tasks,
 };
 use crate::{
     git,
-    metrics::Metrics,
+    metrics::{Metrics, SetAside},
     policy::freshness::{self, Mode},
     registry::{Checksum, CrateName, Release},
     store::{self, Blob, Snapshot, Store},
@@ -133,7 +138,9 @@ pub struct Mirror {
 
 #[derive(Debug)]
 struct Inner {
-    options: Options,
+    options: live::Live,
+    /// Told when options changed.
+    changed: Arc<tokio::sync::Notify>,
     store: Store,
     upstream: Upstream,
     metrics: Arc<Metrics>,
@@ -149,9 +156,12 @@ struct Inner {
     /// Sound files that were opened a moment ago.
     open: quick_cache::sync::Cache<Checksum, (Blob, Instant)>,
     activities: Activities,
-    /// `None`: it is not recorded who fetches what.
-    uses: Option<upkeep::Uses>,
+    stale: Stale,
+    /// Who fetches what, where it is recorded.
+    uses: upkeep::Uses,
     jobs: jobs::Registry,
+    history: history::History,
+    notables: overview::Notables,
     /// `None`: the git index is switched off.
     generations: Option<Arc<Generations>>,
     /// The views of the index that are served.
@@ -216,10 +226,13 @@ impl Mirror {
             None => None,
         };
         let uses = upkeep::Uses::new(options.upkeep.keep_uses_for);
+        let history = history::History::load(&store);
+        let notables = overview::Notables::load(&store);
         let mirror = Mirror {
             inner: Arc::new(Inner {
                 uses,
-                options,
+                options: live::Live::new(options),
+                changed: Arc::default(),
                 store,
                 upstream,
                 metrics,
@@ -231,13 +244,17 @@ impl Mirror {
                 sound: quick_cache::sync::Cache::new(MAX_SOUND_BLOBS),
                 open: quick_cache::sync::Cache::new(MAX_OPEN_BLOBS),
                 activities: Activities::default(),
+                stale: Stale::default(),
                 jobs: jobs::Registry::default(),
+                history,
+                notables,
                 generations,
                 views,
                 follow,
                 tasks: parking_lot::RwLock::new(tasks),
             }),
         };
+        mirror.recall_jobs();
         mirror.start_generations();
         mirror.start_views();
         mirror.start_upkeep();
@@ -275,9 +292,15 @@ impl Mirror {
 
     /// Whether an index that is followed is on its way for the first time.
     fn is_filling(&self) -> impl Fn() -> bool + use<> {
-        let follow = self.inner.follow.clone();
-        let follow = follow.filter(|_| self.inner.options.mode.asks());
-        move || follow.as_ref().is_some_and(|follow| follow.is_filling())
+        // Weak: the loop that asks belongs to what this would keep alive.
+        let inner = Arc::downgrade(&self.inner);
+        move || {
+            inner.upgrade().is_some_and(|inner| {
+                let asks = inner.options().mode.asks();
+                let follow = inner.follow.as_ref().filter(|_| asks);
+                follow.is_some_and(|follow| follow.is_filling())
+            })
+        }
     }
 
     /// The repository of the git index; `None`: it is switched off.
@@ -334,6 +357,9 @@ impl Mirror {
         tasks.every(FLUSH_PERIOD, move || {
             if let Some(inner) = inner.upgrade() {
                 inner.write_uses();
+                inner.write_history();
+                inner.note_notable();
+                inner.store.rest_story();
             }
         });
     }
@@ -352,9 +378,18 @@ impl Mirror {
             })
     }
 
+    /// Whether the store can be read. Blocks with the disk.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn look(&self) -> Result<(), Error> {
+        let looked = self.inner.store.look();
+        looked.map_err(|error| Error::store(&"a sign of life", error))
+    }
+
     /// A number that changes when what is served under `name` changes: ready answers carry it.
     pub fn stamp(&self, name: &CrateName) -> u64 {
-        self.inner.store.stamp(name)
+        self.inner.options.mark(self.inner.store.stamp(name))
     }
 
     /// Crates held whose name contains `query`, best first, and how many there are in all.
@@ -385,12 +420,10 @@ impl Mirror {
             upstream,
             upstream_url,
             follow: inner.follow.as_ref().map(|follow| follow.status()),
-            mode: inner.options.mode,
+            mode: inner.options().mode,
             fetching: inner.fetches.under_way(),
             refreshing: inner.refreshes.under_way(),
-            recent: inner
-                .activities
-                .newest(inner.store.recent_events(recent), recent),
+            recent: inner.recent(recent, Vec::new()),
             git: inner
                 .generations
                 .as_ref()
@@ -399,6 +432,39 @@ impl Mirror {
             now: inner.clock.now(),
             uptime: inner.clock.uptime(),
         }
+    }
+
+    /// How often each kind of event of upstream was noticed since the start.
+    pub fn event_counts(&self) -> store::EventCounts {
+        self.inner.store.event_counts()
+    }
+
+    /// How much lies aside that could not be used. Looks into two folders.
+    pub fn set_aside(&self) -> [(SetAside, u64); 2] {
+        let generations = self.inner.generations.as_ref();
+        let repositories = generations.map_or(0, |made| made.repo.count_set_aside());
+        [
+            (SetAside::Database, self.inner.store.set_aside()),
+            (SetAside::Repository, repositories),
+        ]
+    }
+
+    /// How old the oldest index entry is that was served too old of late; `None`: none was.
+    pub fn oldest_stale(&self) -> Option<Duration> {
+        let oldest = self.inner.stale.oldest(Instant::now())?;
+        Some(
+            self.inner
+                .clock
+                .now()
+                .duration_since(oldest)
+                .unwrap_or_default(),
+        )
+    }
+
+    /// Bytes of the whole file system of the store; 0 where it does not tell.
+    pub fn disk_bytes(&self) -> u64 {
+        let room = self.inner.store.room();
+        room.map_or(0, |room| room.space.total_bytes)
     }
 
     /// The counters and histograms of this process.
@@ -429,7 +495,14 @@ impl Mirror {
         let stop = inner.tasks.read().stop_flag();
         let (done, wait) = std::sync::mpsc::sync_channel(1);
         drop(inner.tasks.read().spawn(async move {
-            let _told = generations::cut_once(&generations, clock, &metrics, true, &stop).await;
+            let _told = generations::cut_once(
+                &generations,
+                clock,
+                &metrics,
+                generations::May::Begin,
+                &stop,
+            )
+            .await;
             // Nobody waits any more when the time is over.
             let _nobody = done.send(());
         }));
@@ -472,6 +545,8 @@ impl Mirror {
             .write()
             .shut_down(left.max(LAST_WRITE_GRACE));
         self.inner.write_uses();
+        self.inner.write_history();
+        self.inner.note_notable();
         let store = self.inner.store.clone();
         store
             .close()

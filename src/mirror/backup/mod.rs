@@ -90,8 +90,8 @@ impl Mirror {
         let backup = Backup {
             store: inner.store.clone(),
             repo: self.git().cloned(),
-            views: inner.options.views.dir.clone(),
-            keys: inner.options.bundle.key_dir.clone(),
+            views: inner.options().views.dir.clone(),
+            keys: inner.options().bundle.key_dir.clone(),
             with_keys: asker.is_owner(),
             now: inner.clock.now(),
             teller,

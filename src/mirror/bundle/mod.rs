@@ -324,13 +324,14 @@ impl Mirror {
     }
 
     fn key_file(&self) -> KeyFile {
-        KeyFile::of(&self.inner.options.bundle.key_dir)
+        KeyFile::of(&self.inner.options().bundle.key_dir)
     }
 
     /// What the configuration names, what the request names, and our own key.
     fn trust(&self, request: &ImportRequest) -> Result<Trust, JobError> {
         let mut keys = Vec::new();
-        let configured = self.inner.options.bundle.trust.iter();
+        let options = self.inner.options();
+        let configured = options.bundle.trust.iter();
         let told = configured.map(|text| (text, "import.trust"));
         let told = told.chain(request.trust.iter().map(|text| (text, "--trust")));
         for (text, place) in told {

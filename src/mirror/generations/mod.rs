@@ -137,7 +137,7 @@ impl Generations {
             store: store.clone(),
             repo: repo.clone(),
             is_reconciled: false,
-            may_begin: false,
+            may: May::Look,
             is_being_made: Arc::clone(&is_being_made),
         };
         Generations {
@@ -204,6 +204,11 @@ impl Generations {
             || self.store.may_lack_index()
     }
 
+    /// Whether the last run failed, which is tried again as a whole.
+    fn has_failed(&self) -> bool {
+        self.failing.lock().is_some()
+    }
+
     pub(super) fn staged(&self) -> Staged {
         self.store.staged()
     }
@@ -213,18 +218,17 @@ impl Generations {
         self.repo.head().is_none()
     }
 
-    /// Brings the repository to what the store has. Blocks for the disk. `may_begin`: whether the
-    /// first commit of all may be made; what comes shortly after it would be in two packs.
+    /// Brings the repository to what the store has, as far as it may. Blocks for the disk.
     pub(super) fn run(
         &self,
         now: SystemTime,
-        may_begin: bool,
+        may: May,
         stop: &AtomicBool,
     ) -> Result<Cutting, Fault> {
         let base = self.base.read().clone();
         let outcome = {
             let mut worker = self.worker.lock();
-            worker.may_begin = may_begin;
+            worker.may = may;
             worker.run(now, base.as_deref(), stop)
         };
         match &outcome {
@@ -262,6 +266,18 @@ pub(super) fn with_sources(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+/// How much a run may commit: each also what those before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum May {
+    /// Bring store and repository together, and mend `config.json`. What is staged waits for its
+    /// time: the first look after a start would cut a burst in two.
+    Look,
+    /// Commit what is staged.
+    Cut,
+    /// Make the first commit of all; what comes shortly after it would be in two packs.
+    Begin,
 }
 
 /// What a run came to.
@@ -361,8 +377,8 @@ struct Worker {
     repo: Repo,
     /// Whether store and repository are known to agree about the last generation.
     is_reconciled: bool,
-    /// Whether the first commit of all may be made now.
-    may_begin: bool,
+    /// How much it may commit now.
+    may: May,
     /// Whether the head is one that clients may be ahead of.
     is_being_made: Arc<AtomicBool>,
 }
@@ -430,7 +446,10 @@ impl Worker {
         let head = self.repo.head();
         let config = self.new_config(head, base)?;
         let whole = head.is_none();
-        if whole && !self.may_begin && self.store.last_generation()?.is_none() {
+        if whole && self.may < May::Begin && self.store.last_generation()?.is_none() {
+            return Ok(Cutting::Nothing);
+        }
+        if config.is_none() && self.may < May::Cut {
             return Ok(Cutting::Nothing);
         }
         if config.is_none() && self.store.staged().names == 0 {
@@ -1102,9 +1121,15 @@ pub(super) async fn keep_cutting(
             // The start counts like a change: an index without a name has its `config.json`.
             && beginning.is_due(Staged { names: staged.names.max(1), ..staged }, false, now)
             && !is_filling();
-        if pace.is_due(staged, is_urgent || may_begin, now) {
+        let may_cut = generations.has_failed() || pace.is_due(staged, false, now);
+        let may = match (may_begin, may_cut) {
+            (true, _) => May::Begin,
+            (false, true) => May::Cut,
+            (false, false) => May::Look,
+        };
+        if pace.is_due(staged, is_urgent || may > May::Look, now) {
             is_first = false;
-            let outcome = cut_once(&generations, clock, &metrics, may_begin, &stop).await;
+            let outcome = cut_once(&generations, clock, &metrics, may, &stop).await;
             let cut = outcome.map(|cutting| matches!(cutting, Cutting::Cut(_)));
             if may_begin {
                 beginning.ended(cut, staged.changes, Instant::now());
@@ -1112,7 +1137,10 @@ pub(super) async fn keep_cutting(
                 // Perhaps there is a base now.
                 beginning.settled = None;
             }
-            pace.ended(cut, staged.changes, Instant::now());
+            // A look that found nothing to mend says nothing about what is staged.
+            if may > May::Look || cut != Some(false) {
+                pace.ended(cut, staged.changes, Instant::now());
+            }
         }
         if stop.load(Ordering::Relaxed) {
             return;
@@ -1126,13 +1154,12 @@ pub(super) async fn cut_once(
     generations: &Arc<Generations>,
     clock: super::Clock,
     metrics: &crate::metrics::Metrics,
-    may_begin: bool,
+    may: May,
     stop: &Arc<AtomicBool>,
 ) -> Option<Cutting> {
     let (work, stop) = (Arc::clone(generations), Arc::clone(stop));
     let start = Instant::now();
-    let outcome =
-        tokio::task::spawn_blocking(move || work.run(clock.now(), may_begin, &stop)).await;
+    let outcome = tokio::task::spawn_blocking(move || work.run(clock.now(), may, &stop)).await;
     match outcome {
         Ok(Ok(cutting)) => {
             if matches!(cutting, Cutting::Cut(_)) {

@@ -76,7 +76,7 @@ impl Place {
             store: store.clone(),
             repo,
             is_reconciled: false,
-            may_begin: true,
+            may: May::Begin,
             is_being_made: Arc::default(),
         };
         self.open = Some((store, worker));
@@ -87,6 +87,21 @@ impl Place {
             drop(worker);
             store.close().expect("closed");
         }
+    }
+
+    /// Takes files and folders away between two runs.
+    fn lose(&mut self, parts: &[&str]) {
+        self.close();
+        for part in parts {
+            let path = self.path(part);
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(path)
+            } else {
+                fs::remove_file(path)
+            };
+            removed.expect("removed");
+        }
+        self.reopen();
     }
 
     fn store(&self) -> &Store {
@@ -237,9 +252,7 @@ fn a_lost_repository_comes_back_with_the_same_commits() {
     publish(place.store(), "two", 5);
     publish(place.store(), "late", 5);
     let head = place.head();
-    place.close();
-    fs::remove_dir_all(place.path("git")).expect("removed");
-    place.reopen();
+    place.lose(&["git"]);
     let stop = AtomicBool::new(false);
     place.worker().reconcile(&stop).expect("reconciled");
     assert_eq!(place.head(), head);
@@ -251,18 +264,16 @@ fn a_lost_repository_comes_back_with_the_same_commits() {
 fn while_commits_are_made_again_no_older_head_is_shown() {
     let mut place = Place::filled();
     let head = place.head();
-    place.close();
-    fs::remove_dir_all(place.path("git")).expect("removed");
-    place.reopen();
+    place.lose(&["git"]);
     let (store, worker) = place.open.as_ref().expect("open");
     let generations = Generations::new(Options::default(), store.clone(), worker.repo.clone());
     generations.set_base(Some(BASE.to_owned()));
     // From the start on, and after a stop on the way.
     assert_eq!(generations.state(), GitState::BeingMade);
-    let stopped = generations.run(at(9), false, &AtomicBool::new(true));
+    let stopped = generations.run(at(9), May::Cut, &AtomicBool::new(true));
     assert!(matches!(stopped, Err(Fault::Stopped)), "{stopped:?}");
     assert_eq!(generations.state(), GitState::BeingMade);
-    let run = generations.run(at(9), false, &AtomicBool::new(false));
+    let run = generations.run(at(9), May::Cut, &AtomicBool::new(false));
     assert_eq!(run.expect("made"), Cutting::Nothing);
     assert_eq!(generations.state(), GitState::Ready);
     drop(generations);
@@ -273,22 +284,35 @@ fn while_commits_are_made_again_no_older_head_is_shown() {
 fn the_first_commit_waits_for_all_that_is_to_be_in_it() {
     let mut place = Place::new();
     publish(place.store(), "one", 1);
-    place.worker().may_begin = false;
+    place.worker().may = May::Cut;
     assert_eq!(place.cut(), None);
     publish(place.store(), "two", 1);
-    place.worker().may_begin = true;
+    place.worker().may = May::Begin;
     assert_eq!(place.cut().expect("both").generation, 1);
     place.check();
     publish(place.store(), "two", 2);
     place.cut().expect("a change");
     // One that was there before is made again at once.
-    place.close();
-    fs::remove_dir_all(place.path("git")).expect("removed");
-    place.reopen();
+    place.lose(&["git"]);
     place.store().forget_generation_for_test(1);
-    place.worker().may_begin = false;
+    place.worker().may = May::Cut;
     place.cut();
     place.check();
+}
+
+#[test]
+fn a_look_mends_and_leaves_what_is_staged_to_its_time() {
+    let mut place = Place::filled();
+    let head = place.head();
+    publish(place.store(), "two", 7);
+    place.worker().may = May::Look;
+    assert_eq!(place.cut(), None);
+    assert_eq!(place.head(), head);
+    // Another base does not wait, and what is staged goes with it.
+    let stop = AtomicBool::new(false);
+    let cut = place.worker().run(at(9), Some("https://other.test"), &stop);
+    assert!(matches!(cut, Ok(Cutting::Cut(_))), "{cut:?}");
+    assert_eq!(place.store().staged().names, 0);
 }
 
 #[test]
@@ -337,9 +361,7 @@ fn a_stop_between_commit_and_record_is_made_good() {
     place.check();
     // And the record is as good as any.
     let head = place.head();
-    place.close();
-    fs::remove_dir_all(place.path("git")).expect("removed");
-    place.reopen();
+    place.lose(&["git"]);
     assert_eq!(place.cut(), None);
     assert_eq!(place.head(), head);
     assert_eq!(place.worker().repo.commit_of(6), Some(stopped.id));
@@ -365,9 +387,7 @@ fn a_stop_between_the_first_commit_and_its_record_is_made_good() {
     assert_eq!(place.cut().expect("what came later").generation, 2);
     place.check();
     let head = place.head();
-    place.close();
-    fs::remove_dir_all(place.path("git")).expect("removed");
-    place.reopen();
+    place.lose(&["git"]);
     assert_eq!((place.cut(), place.head()), (None, head));
     place.check();
 }
@@ -384,9 +404,7 @@ fn a_failed_cut_loses_nothing() {
     assert_eq!(place.cut().expect("cut").generation, 6);
     place.check();
     let head = place.head();
-    place.close();
-    fs::remove_dir_all(place.path("git")).expect("removed");
-    place.reopen();
+    place.lose(&["git"]);
     assert_eq!(place.cut(), None);
     assert_eq!(place.head(), head);
 }
@@ -417,9 +435,7 @@ fn what_changes_during_a_cut_is_in_the_next() {
     drop(store);
     let head = place.cut().expect("the rest");
     place.check();
-    place.close();
-    fs::remove_dir_all(place.path("git")).expect("removed");
-    place.reopen();
+    place.lose(&["git"]);
     assert_eq!((place.cut(), place.head()), (None, head));
 }
 
@@ -427,9 +443,7 @@ fn what_changes_during_a_cut_is_in_the_next() {
 fn a_lost_sled_gets_its_files_from_the_repository() {
     let mut place = Place::filled();
     let head = place.head();
-    place.close();
-    fs::remove_dir_all(place.path("sled")).expect("removed");
-    place.reopen();
+    place.lose(&["sled"]);
     assert!(
         place
             .store()
@@ -453,9 +467,7 @@ fn a_lost_sled_gets_its_files_from_the_repository() {
     assert_eq!(place.cut().expect("goes on").generation, 6);
     place.check();
     // The way back ends where sled was lost: a repository that is lost too starts anew.
-    place.close();
-    fs::remove_dir_all(place.path("git")).expect("removed");
-    place.reopen();
+    place.lose(&["git"]);
     assert_eq!(place.cut().expect("a new root").generation, 7);
     place.check();
 }
@@ -577,10 +589,7 @@ fn a_lost_sled_takes_what_can_be_read_from_a_damaged_repository() {
 fn a_sled_that_is_lost_with_the_journal_gets_its_files_too() {
     let mut place = Place::filled();
     let head = place.head();
-    place.close();
-    fs::remove_dir_all(place.path("sled")).expect("removed");
-    fs::remove_file(place.path("journal")).expect("removed");
-    place.reopen();
+    place.lose(&["sled", "journal"]);
     assert_eq!(place.cut(), None);
     assert_eq!(place.head(), head);
     place.check();
@@ -617,18 +626,14 @@ fn a_repository_of_somebody_else_is_brought_to_our_state() {
 #[test]
 fn a_damaged_way_back_ends_in_a_new_root() {
     let mut place = Place::filled();
-    place.close();
-    fs::remove_dir_all(place.path("git")).expect("removed");
-    place.reopen();
+    place.lose(&["git"]);
     place.store().forget_generation_for_test(3);
     assert_eq!(place.cut().expect("a new root").generation, 6);
     place.check();
     // From here on the way back is known again.
     publish(place.store(), "one", 8);
     let head = place.cut().expect("cut");
-    place.close();
-    fs::remove_dir_all(place.path("git")).expect("removed");
-    place.reopen();
+    place.lose(&["git"]);
     assert_eq!((place.cut(), place.head()), (None, head));
 }
 

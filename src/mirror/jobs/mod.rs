@@ -36,6 +36,7 @@ pub use self::{
     registry::{Record, Running},
 };
 pub(super) use registry::Registry;
+pub(crate) use registry::stopping;
 
 use super::{Mirror, backup, bundle, seed, sync, upkeep};
 
@@ -126,6 +127,19 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: &'static [Kind] = &[
+        Kind::Sync,
+        Kind::Refresh,
+        Kind::Pin,
+        Kind::Read,
+        Kind::Verify,
+        Kind::Gc,
+        Kind::Export,
+        Kind::Import,
+        Kind::Backup,
+    ];
+
     /// The word for it, as in JSON.
     pub fn as_str(self) -> &'static str {
         self.label().as_str()

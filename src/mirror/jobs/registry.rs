@@ -13,8 +13,16 @@ use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{Asker, Event, Fault, Files, JobError, Kind, Mirror, Report, Request, Teller};
-use crate::{mirror::Clock, store::Table};
+use super::{
+    super::upkeep::VerifyReport, Asker, Event, Fault, Files, JobError, Kind, Mirror, Report,
+    Request, Teller,
+};
+use crate::{
+    metrics::JobResult,
+    mirror::{Clock, Happened},
+    registry::words::seconds,
+    store::Table,
+};
 
 /// The largest report that is kept for `orlop stats`; of a larger one the lists are shortened.
 const MOST_KEPT_BYTES: usize = 512 * 1024;
@@ -266,14 +274,10 @@ fn refusal(kind: Kind, other: &Running, now: SystemTime) -> JobError {
         .hint("wait until it is over, or end it with Ctrl-C where it was started")
 }
 
-fn stopping() -> JobError {
+/// What is said to whoever asks for something while the server ends.
+pub(crate) fn stopping() -> JobError {
     JobError::new(Fault::Unavailable, "the server is stopping")
         .hint("what was done is kept; try again in a moment")
-}
-
-fn seconds(at: SystemTime) -> u64 {
-    at.duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 /// Runs a job on the mirror's runtime, beside those that it may run beside.
@@ -349,12 +353,18 @@ async fn conclude(mirror: &Mirror, admitted: &Admitted, outcome: &Result<Report,
         _ => tracing::info!(job = command, duration_ms, "`{command}` {how}"),
     }
     let at = Duration::from_secs(seconds(now));
-    inner.metrics.job(kind.label(), at, took, is_well);
+    let result = match outcome {
+        Ok(_) if is_well => JobResult::Ok,
+        Ok(_) => JobResult::Problems,
+        Err(error) if error.fault == Fault::Cancelled => JobResult::Cancelled,
+        Err(_) => JobResult::Failed,
+    };
+    inner.metrics.job(kind.label(), at, took, result);
     if kind == Kind::Read {
         return;
     }
     let activity = format!("`{command}` {how} after {} s", took.as_secs());
-    inner.activities.note(now, activity);
+    inner.activities.note(now, Happened::Job, activity);
     let outcome = outcome.clone();
     let store = inner.store.clone();
     let kept = tokio::task::spawn_blocking(move || {
@@ -379,6 +389,41 @@ fn told(outcome: &Result<Report, JobError>) -> String {
     }
 }
 
+/// What is kept of the last job of a kind.
+fn last_of(store: &crate::store::Store, kind: Kind) -> Result<Option<Record>, crate::store::Error> {
+    let last = store.kept(Table::Reports, kind.as_str())?;
+    Ok(last.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+impl Mirror {
+    /// Tells the metrics of the jobs before the start.
+    pub(in crate::mirror) fn recall_jobs(&self) {
+        for kind in Kind::ALL {
+            match last_of(&self.inner.store, *kind) {
+                Ok(Some(last)) => self.recall(*kind, &last),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "could not read when the last `{kind}` was"
+                ),
+            }
+        }
+    }
+
+    fn recall(&self, kind: Kind, last: &Record) {
+        let (at, took) = (
+            Duration::from_secs(last.at),
+            Duration::from_secs(last.seconds),
+        );
+        let well_at = last.ok_at.map(Duration::from_secs);
+        self.metrics().job_known(kind.label(), at, well_at, took);
+        let report = last.report.clone().filter(|_| kind == Kind::Verify);
+        if let Some(Ok(report)) = report.map(serde_json::from_value::<VerifyReport>) {
+            self.tell_findings(&report);
+        }
+    }
+}
+
 fn keep(
     store: &crate::store::Store,
     kind: Kind,
@@ -387,8 +432,7 @@ fn keep(
     is_well: bool,
     outcome: Result<Report, JobError>,
 ) -> Result<(), crate::store::Error> {
-    let last = store.kept(Table::Reports, kind.as_str())?;
-    let last: Option<Record> = last.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let last = last_of(store, kind)?;
     let (report, error) = match outcome {
         Ok(report) => (serde_json::to_value(report).ok(), None),
         Err(error) => (None, Some(error)),

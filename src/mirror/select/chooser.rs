@@ -501,7 +501,7 @@ async fn load<T: Send + 'static>(
 ) -> Result<(CrateName, Loaded<T>), JobError> {
     if let Some(patience) = patience {
         match patience.on(|| mirror.refresh(&name, ANSWER_WITHIN)).await {
-            Ok(Refreshed::Present(_)) => {}
+            Ok(Refreshed::Present { .. }) => {}
             Ok(Refreshed::Absent) | Err(GivenUp::One(Error::UnknownCrate { .. })) => {
                 return Ok((name, Loaded::Unknown));
             }

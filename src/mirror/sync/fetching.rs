@@ -78,7 +78,7 @@ impl<'a> Fetching<'a> {
             mirror,
             teller: patience.teller(),
             patience: Arc::clone(patience),
-            pace: Arc::new(Pace::new(inner.options.sync.max_rate)),
+            pace: Arc::new(Pace::new(inner.options().sync.max_rate)),
             failures,
             missing: VecDeque::new(),
             later: VecDeque::new(),
@@ -301,7 +301,7 @@ impl<'a> Fetching<'a> {
             .on(|| self.mirror.refresh(name, ANSWER_WITHIN))
             .await;
         match asked {
-            Ok(Refreshed::Present(_)) => self.failures.is_well(key),
+            Ok(Refreshed::Present { .. }) => self.failures.is_well(key),
             // Nobody wants it, as far as is known, and it is not there.
             Ok(Refreshed::Absent) => self.failures.drop(key),
             Err(given_up) => self.give_up(key.to_owned(), given_up)?,

@@ -28,7 +28,7 @@ impl Mirror {
     ) -> Result<(), JobError> {
         let total = u64::try_from(releases.len()).ok();
         teller.phase("fetching", Unit::Crates, total);
-        let pace = Arc::new(Pace::new(self.inner.options.sync.max_rate));
+        let pace = Arc::new(Pace::new(self.inner.options().sync.max_rate));
         let most = pace.fetches(self.places());
         let mut waiting = releases.into_iter();
         let mut flying = FuturesUnordered::new();

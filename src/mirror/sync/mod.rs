@@ -34,7 +34,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use self::{failures::FailureRecord, set_runs::SetRun, sets::SavedSet};
+pub use self::{failures::FailureRecord, schedule::SavedSets, set_runs::SetRun, sets::SavedSet};
 pub(super) use self::{
     pace::Pace,
     patience::{GivenUp, Patience, cause},
@@ -232,7 +232,7 @@ impl Mirror {
     pub(super) fn places(&self) -> usize {
         let upstream = self.inner.upstream.options().concurrency;
         let left = upstream.saturating_sub(upstream.div_ceil(4)).max(1);
-        self.inner.options.sync.concurrency.clamp(1, left)
+        self.inner.options().sync.concurrency.clamp(1, left)
     }
 
     pub(super) async fn sync(
@@ -246,7 +246,7 @@ impl Mirror {
         if let Some(name) = &request.forget {
             return self.forget_set(name, &teller).await;
         }
-        if !self.inner.options.mode.asks() {
+        if !self.inner.options().mode.asks() {
             return Err(JobError::new(
                 Fault::Unavailable,
                 "the mirror is set to `offline` and asks no upstream",
@@ -308,7 +308,7 @@ impl Mirror {
     pub(super) fn patience(&self, teller: &Teller) -> Arc<Patience> {
         Arc::new(Patience::new(
             teller.clone(),
-            self.inner.options.sync.patience,
+            self.inner.options().sync.patience,
         ))
     }
 

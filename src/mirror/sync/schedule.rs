@@ -6,10 +6,11 @@
 use std::{
     ops::ControlFlow,
     sync::{Arc, Weak},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use super::SyncRequest;
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
         Inner, Mirror,
         jobs::{Asker, Fault, Report, Request, Teller},
     },
+    registry::words::seconds,
     store::Table,
 };
 
@@ -37,19 +39,28 @@ struct Last {
     at: u64,
     /// When it last went well.
     ok_at: Option<u64>,
+    /// When a set was there for the first time.
+    since: Option<u64>,
+}
+
+/// What the schedule has to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SavedSets {
+    /// How often saved sets are fetched again by themselves; zero: they are not, or none is saved.
+    pub interval: Duration,
+    /// When all of them were last up to date. Before their first sync: when one was noticed.
+    pub up_to_date: Option<SystemTime>,
 }
 
 impl Mirror {
-    /// Starts the loop, where one is wanted.
+    /// Starts the loop. Whether it has something to do may change while it runs.
     pub(in crate::mirror) fn start_schedule(&self) {
         self.count_failures();
-        let options = &self.inner.options;
-        if options.sync.every.is_zero() || !options.mode.asks() {
-            return;
-        }
         let tasks = self.inner.tasks.read();
         let inner = Arc::downgrade(&self.inner);
-        drop(tasks.spawn(keep_syncing(inner, options.sync.every)));
+        let changed = Arc::clone(&self.inner.changed);
+        let first = FIRST_LOOK.min(self.inner.options().sync.every / 2);
+        drop(tasks.spawn(keep_syncing(inner, changed, first)));
     }
 
     /// Says how many failures the last run of the program left.
@@ -74,13 +85,46 @@ impl Mirror {
     /// Notes that all saved sets were tried.
     pub(super) fn note_all_sets(&self, is_well: bool) {
         let now = seconds(self.inner.clock.now());
-        let ok_at = if is_well {
-            Some(now)
-        } else {
-            self.last().ok_at
-        };
-        let last = Last { at: now, ok_at };
-        let bytes = serde_json::to_vec(&last).unwrap_or_default();
+        let before = self.last();
+        self.keep_last(&Last {
+            at: now,
+            ok_at: if is_well { Some(now) } else { before.ok_at },
+            since: before.since.or(Some(now)),
+        });
+    }
+
+    /// Notes that there is something to do for the schedule from now on.
+    fn note_sets_are_there(&self) {
+        let last = self.last();
+        if last.since.is_none() {
+            let since = Some(seconds(self.inner.clock.now()));
+            self.keep_last(&Last { since, ..last });
+        }
+    }
+
+    /// What the schedule has to do. Blocks for the store.
+    pub fn saved_sets(&self) -> SavedSets {
+        if !self.has_sets() {
+            return SavedSets::default();
+        }
+        let (options, last) = (self.inner.options(), self.last());
+        let up_to_date = last.ok_at.or(last.since);
+        SavedSets {
+            interval: if options.mode.asks() {
+                options.sync.every
+            } else {
+                Duration::ZERO
+            },
+            up_to_date: up_to_date.map(|at| SystemTime::UNIX_EPOCH + Duration::from_secs(at)),
+        }
+    }
+
+    fn has_sets(&self) -> bool {
+        self.set_names().is_ok_and(|names| !names.is_empty())
+    }
+
+    fn keep_last(&self, last: &Last) {
+        let bytes = serde_json::to_vec(last).unwrap_or_default();
         let pairs = vec![(KEY.to_owned(), Some(bytes))];
         if let Err(error) = self.inner.store.keep(Table::Reports, pairs) {
             tracing::warn!(
@@ -97,19 +141,36 @@ impl Mirror {
     }
 }
 
-async fn keep_syncing(inner: Weak<Inner>, every: Duration) {
-    tokio::time::sleep(FIRST_LOOK.min(every / 2)).await;
+async fn keep_syncing(inner: Weak<Inner>, changed: Arc<Notify>, first: Duration) {
+    tokio::time::sleep(first).await;
     let mut jitter = fastrand::f64();
     while let Some(inner) = inner.upgrade() {
         let mirror = Mirror { inner };
-        if is_due(&mirror.last(), mirror.inner.clock.now(), every, jitter)
-            && mirror.set_names().is_ok_and(|names| !names.is_empty())
-        {
-            sync_all(&mirror).await;
-            jitter = fastrand::f64();
+        // Before the options are read: a change in between is not slept over.
+        let mut change = std::pin::pin!(changed.notified());
+        change.as_mut().enable();
+        let options = mirror.inner.options();
+        let every = options.sync.every;
+        if !every.is_zero() && options.mode.asks() && mirror.has_sets() {
+            mirror.note_sets_are_there();
+            if is_due(&mirror.last(), mirror.inner.clock.now(), every, jitter) {
+                sync_all(&mirror).await;
+                jitter = fastrand::f64();
+            }
         }
-        drop(mirror);
-        tokio::time::sleep(LOOK.min(every / 10).max(Duration::from_millis(100))).await;
+        drop((mirror, options));
+        tokio::select! {
+            () = tokio::time::sleep(look(every)) => {}
+            () = change => {}
+        }
+    }
+}
+
+/// How long until it is looked again whether it is time.
+fn look(every: Duration) -> Duration {
+    match every {
+        Duration::ZERO => LOOK,
+        every => LOOK.min(every / 10).max(Duration::from_millis(100)),
     }
 }
 
@@ -160,21 +221,16 @@ async fn sync_all(mirror: &Mirror) {
     }
 }
 
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn it_is_time_after_the_period_give_or_take_a_tenth() {
-        let at = |second| UNIX_EPOCH + Duration::from_secs(second);
+        let at = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
         let last = Last {
             at: 10_000,
-            ok_at: None,
+            ..Last::default()
         };
         let every = Duration::from_secs(1000);
         assert!(!is_due(&last, at(10_899), every, 0.0));

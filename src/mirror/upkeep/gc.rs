@@ -117,7 +117,7 @@ impl Mirror {
 
     /// Whether it is known that nobody used a file for so long.
     fn check_recorded(&self, unused_for: Duration) -> Result<(), JobError> {
-        let keep_for = self.inner.options.upkeep.keep_uses_for;
+        let keep_for = self.inner.options().upkeep.keep_uses_for;
         if keep_for.is_zero() {
             let message = "`--unused-for` needs to know who fetched what, which is not recorded";
             return Err(JobError::new(Fault::Usage, message).hint(

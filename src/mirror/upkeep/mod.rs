@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::uses::{RECORDED_SINCE, Uses};
+pub(super) use self::uses::{RECORDED_SINCE, Uses, downloads_in};
 pub use self::{
     gc::{GcReport, GcRequest, Removed},
     pins::{Pin, PinReport, PinRequest},
@@ -141,7 +141,7 @@ fn in_a_line(error: &dyn std::error::Error) -> String {
 impl Mirror {
     /// Fetches a release to its end, if it is not held.
     async fn fetch_whole(&self, release: &Release) -> Result<Blob, Error> {
-        match self.crate_file(release).await? {
+        match self.crate_file(release).await?.file {
             CrateFile::Held(blob) => Ok(blob),
             CrateFile::Coming(follower) => follower.end().await,
         }

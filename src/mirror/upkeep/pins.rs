@@ -109,7 +109,7 @@ impl Mirror {
         &self,
         target: &Target,
     ) -> Result<Result<Vec<ReleaseFacts>, String>, JobError> {
-        let asks = self.inner.options.mode.asks();
+        let asks = self.inner.options().mode.asks();
         let asked = if asks {
             self.index_entry(&target.name).await.map(drop)
         } else {
@@ -172,7 +172,7 @@ impl Mirror {
         if missing.is_empty() {
             return Ok(());
         }
-        if !self.inner.options.mode.asks() {
+        if !self.inner.options().mode.asks() {
             report.problems.extend(missing.iter().map(|facts| {
                 format!(
                     "`{}@{}` is pinned and not held, and upstream is never asked",

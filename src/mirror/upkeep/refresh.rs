@@ -160,7 +160,7 @@ impl Mirror {
         request: RefreshRequest,
         teller: Teller,
     ) -> Result<RefreshReport, JobError> {
-        if !self.inner.options.mode.asks() {
+        if !self.inner.options().mode.asks() {
             return Err(offline("index entries cannot be asked for"));
         }
         let total = u64::try_from(request.names.len()).ok();
@@ -184,11 +184,11 @@ impl Mirror {
         };
         let before = self.facts_of(&name);
         let was_here = self.inner.held(&name).is_ok_and(|held| held.is_some());
-        let patience = self.inner.options.answer_within;
+        let patience = self.inner.options().answer_within;
         match self.refresh(&name, patience).await {
             Err(error) => RefreshedName::failed(text, &error),
             Ok(Refreshed::Absent) => RefreshedName::of(text, Outcome::Unknown),
-            Ok(Refreshed::Present(_)) => self.difference(&name, &before, was_here),
+            Ok(Refreshed::Present { .. }) => self.difference(&name, &before, was_here),
         }
     }
 

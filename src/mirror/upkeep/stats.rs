@@ -254,7 +254,7 @@ impl Mirror {
                 ControlFlow::Continue(())
             })
             .map_err(|error| JobError::store("the records", &error))?;
-        self.kept_stats(&mut report)?;
+        self.kept_stats(&mut report, u64::MAX)?;
         Ok(report)
     }
 
@@ -295,17 +295,27 @@ impl Mirror {
         }
     }
 
-    fn kept_stats(&self, report: &mut StatsReport) -> Result<(), JobError> {
-        let each = |table, take: &mut dyn FnMut(&str, &[u8])| {
+    pub(in crate::mirror) fn kept_stats(
+        &self,
+        report: &mut StatsReport,
+        most_failures: u64,
+    ) -> Result<(), JobError> {
+        let each = |table, take: &mut dyn FnMut(&str, &[u8]) -> bool| {
             self.inner
                 .store
                 .kept_all(table, "", |key, bytes| {
-                    take(key, bytes);
-                    ControlFlow::Continue(())
+                    if take(key, bytes) {
+                        ControlFlow::Continue(())
+                    } else {
+                        ControlFlow::Break(())
+                    }
                 })
                 .map_err(|error| JobError::store("what it keeps", &error))
         };
-        each(Table::Pins, &mut |_key, _bytes| report.pins += 1)?;
+        each(Table::Pins, &mut |_key, _bytes| {
+            report.pins += 1;
+            true
+        })?;
         each(Table::Failures, &mut |key, bytes| {
             report.failures += 1;
             if report.first_failures.len() < MAX_LISTED {
@@ -315,20 +325,22 @@ impl Mirror {
                     ..read
                 });
             }
+            report.failures < most_failures
         })?;
         each(Table::Reports, &mut |kind, bytes| {
             // Other rooms keep things of their own there.
             let known = serde_json::from_value::<Kind>(kind.into());
             let Some(known) = known.ok().filter(|known| *known != Kind::Read) else {
-                return;
+                return true;
             };
             let Some(record) = read_json::<Record>(bytes) else {
-                return;
+                return true;
             };
             if known == Kind::Verify {
                 report.verified = Verified::of(&record);
             }
             report.last.push(JobStats::of(kind, &record));
+            true
         })?;
         report.last.sort_by_key(|job| std::cmp::Reverse(job.at));
         for name in self.set_names()? {

@@ -120,7 +120,8 @@ impl Kept {
 /// What was counted since the last write.
 #[derive(Debug)]
 pub(in crate::mirror) struct Uses {
-    keep_for: Duration,
+    /// How long it is kept, in seconds; zero: nothing is recorded.
+    keep_for: AtomicU64,
     hasher: RandomState,
     shards: Box<[Mutex<HashMap<u64, Slot>>]>,
     /// Downloads that found no room.
@@ -141,16 +142,39 @@ struct Slot {
 }
 
 impl Uses {
-    /// `None`: nothing is to be recorded.
-    pub(in crate::mirror) fn new(keep_for: Duration) -> Option<Uses> {
-        (!keep_for.is_zero()).then(|| Uses {
-            keep_for,
+    /// Zero: nothing is to be recorded.
+    pub(in crate::mirror) fn new(keep_for: Duration) -> Uses {
+        let uses = Uses {
+            keep_for: AtomicU64::new(0),
             hasher: RandomState::new(),
             shards: (0..SHARDS).map(|_shard| Mutex::default()).collect(),
             dropped: AtomicU64::new(0),
             waiting: Mutex::default(),
             forgot: Mutex::default(),
-        })
+        };
+        uses.keep_for(keep_for);
+        uses
+    }
+
+    /// From now on what is older than this is forgotten; zero: nothing more is recorded.
+    pub(in crate::mirror) fn keep_for(&self, keep_for: Duration) {
+        // Part of a second is not nothing.
+        let seconds = keep_for.as_secs().max(u64::from(!keep_for.is_zero()));
+        self.keep_for.store(seconds, Relaxed);
+        *self.forgot.lock() = None;
+    }
+
+    fn is_on(&self) -> bool {
+        self.keep_for.load(Relaxed) > 0
+    }
+
+    /// The second before which all is forgotten. What was counted while it was recorded is written,
+    /// though it is recorded no more.
+    fn oldest(&self, now: SystemTime) -> u64 {
+        match self.keep_for.load(Relaxed) {
+            0 => 0,
+            seconds => to_seconds(now).saturating_sub(seconds),
+        }
     }
 
     /// Counts a download: one hash, and a lock that one thread in 64 shares. The path is taken
@@ -215,7 +239,7 @@ impl Uses {
                 "more downloads than can be recorded: some are missing in `orlop who`"
             );
         }
-        let oldest = to_seconds(now).saturating_sub(self.keep_for.as_secs());
+        let oldest = self.oldest(now);
         let mut waiting = self.waiting.lock();
         if waiting.len() < SHARDS * MAX_SLOTS {
             for (key, clients) in self.take() {
@@ -256,7 +280,7 @@ impl Uses {
         store: &Store,
         now: SystemTime,
     ) -> Result<(), store::Error> {
-        let oldest = to_seconds(now).saturating_sub(self.keep_for.as_secs());
+        let oldest = self.oldest(now);
         let _nobody_writes = self.waiting.lock();
         let mut pairs = Vec::new();
         store.kept_all(Table::Uses, "", |key, bytes| {
@@ -294,6 +318,14 @@ fn merged(store: &Store, key: &str, new: &Kept, oldest: u64) -> Result<Vec<u8>, 
     Ok(to_json(&kept))
 }
 
+/// How many downloads a value of [`Table::Uses`] tells of.
+pub(in crate::mirror) fn downloads_in(bytes: &[u8]) -> u64 {
+    let kept: Kept = read_json(bytes).unwrap_or_default();
+    kept.by
+        .iter()
+        .fold(0, |sum, client| sum.saturating_add(client.count))
+}
+
 /// The release of a path of the download endpoint, of any view.
 fn release_of(path: &str) -> Option<Release> {
     let (_view, rest) = path.split_once("/api/v1/crates/")?;
@@ -322,12 +354,10 @@ impl Inner {
     /// Writes what was counted, and every few hours forgets what is too old.
     pub(in crate::mirror) fn write_uses(&self) {
         self.note_recording();
-        let Some(uses) = &self.uses else {
-            return;
-        };
+        let uses = &self.uses;
         let now = self.clock.now();
         let mut written = uses.flush(&self.store, now);
-        if written.is_ok() && uses.is_time_to_forget() {
+        if written.is_ok() && uses.is_on() && uses.is_time_to_forget() {
             written = uses.forget_old(&self.store, now);
         }
         if let Err(error) = written {
@@ -353,13 +383,22 @@ impl Inner {
 
     fn try_to_note_recording(&self) -> Result<(), store::Error> {
         let is_noted = self.store.kept(Table::Uses, RECORDED_SINCE)?.is_some();
-        if is_noted == self.uses.is_some() {
+        if is_noted == self.uses.is_on() {
             return Ok(());
         }
         let now = to_json(&to_seconds(self.clock.now()));
-        let noted = self.uses.is_some().then_some(now);
+        let noted = self.uses.is_on().then_some(now);
         let pair = (RECORDED_SINCE.to_owned(), noted);
         self.store.keep(Table::Uses, vec![pair])
+    }
+
+    /// Since when uses are recorded; `None`: they are not.
+    pub(in crate::mirror) fn counted_since(&self) -> Result<Option<SystemTime>, store::Error> {
+        if !self.uses.is_on() {
+            return Ok(None);
+        }
+        let kept = self.store.kept(Table::Uses, RECORDED_SINCE)?;
+        Ok(kept.and_then(|bytes| read_json(&bytes)).map(from_seconds))
     }
 
     /// Since when nothing is missing in the record of uses.
@@ -375,22 +414,21 @@ impl Mirror {
     /// Notes that `client` was answered with the crate file that `path` of the download endpoint
     /// stands for. Cheap enough for every answer.
     pub fn note_use(&self, path: &str, client: IpAddr) {
-        if let Some(uses) = &self.inner.uses {
+        let uses = &self.inner.uses;
+        if uses.is_on() {
             uses.count(path, client.to_canonical(), self.inner.clock.now());
         }
     }
 
     /// Whether it is recorded who fetches what.
     pub fn records_uses(&self) -> bool {
-        self.inner.uses.is_some()
+        self.inner.uses.is_on()
     }
 
     /// Writes what was counted since the last time.
     pub(in crate::mirror) fn flush_uses(&self) -> Result<(), store::Error> {
-        match &self.inner.uses {
-            Some(uses) => uses.flush(&self.inner.store, self.inner.clock.now()),
-            None => Ok(()),
-        }
+        let inner = &self.inner;
+        inner.uses.flush(&inner.store, inner.clock.now())
     }
 
     pub(in crate::mirror) async fn who(&self, request: WhoRequest) -> Result<WhoReport, JobError> {
@@ -530,7 +568,7 @@ mod tests {
     fn downloads_are_counted_by_client_and_the_newest_are_kept() {
         let dir = TempDir::new().expect("a folder");
         let store = store(&dir);
-        let uses = Uses::new(Duration::from_secs(100)).expect("recorded");
+        let uses = Uses::new(Duration::from_secs(100));
         let path = "/api/v1/crates/demo/1.0.0/download";
         for second in 0..40 {
             uses.count(path, address(second), at(u64::from(second)));
@@ -556,7 +594,7 @@ mod tests {
     fn all_who_write_at_the_same_time_are_counted() {
         let dir = TempDir::new().expect("a folder");
         let store = store(&dir);
-        let uses = Uses::new(Duration::from_secs(100)).expect("recorded");
+        let uses = Uses::new(Duration::from_secs(100));
         std::thread::scope(|scope| {
             for _thread in 0..4 {
                 scope.spawn(|| {
@@ -572,11 +610,11 @@ mod tests {
 
     #[test]
     fn memory_has_an_end() {
-        let uses = Uses::new(Duration::from_secs(100)).expect("recorded");
+        let uses = Uses::new(Duration::from_secs(100));
         for number in 0..(SHARDS * MAX_SLOTS + 1000) {
             uses.count(&format!("/{number}"), address(1), at(0));
         }
         assert!(uses.dropped.load(Relaxed) >= 1000);
-        assert!(Uses::new(Duration::ZERO).is_none());
+        assert!(!Uses::new(Duration::ZERO).is_on());
     }
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{blocking, in_a_line};
 use crate::{
-    metrics::Verified,
+    metrics::{Finding, Verified},
     mirror::{
         Mirror,
         jobs::{JobError, Teller, Unit},
@@ -213,6 +213,7 @@ impl Mirror {
         if request.repair {
             self.repair(&mut report, &teller).await?;
         }
+        self.tell_findings(&report);
         Ok(report)
     }
 
@@ -241,6 +242,21 @@ impl Mirror {
         let status = self.status(0);
         report.git = status.git.and_then(|git| git.failing);
         Ok(report)
+    }
+
+    /// Tells the metrics what was found, and what is left of it.
+    pub(in crate::mirror) fn tell_findings(&self, report: &VerifyReport) {
+        let entries = u64::try_from(report.damaged_entries.len()).unwrap_or(u64::MAX);
+        let found = [
+            (Finding::Damaged, report.damaged),
+            (Finding::Unreadable, report.unreadable),
+            (Finding::Unknown, report.unknown),
+            (Finding::Missing, report.missing),
+            (Finding::IndexEntry, entries),
+            (Finding::Git, u64::from(report.git.is_some())),
+        ];
+        let left = report.bad().saturating_add(u64::from(report.git.is_some()));
+        self.inner.metrics.findings(&found, left);
     }
 
     fn count(&self, report: &VerifyReport) {
@@ -397,7 +413,7 @@ impl Mirror {
         let kept = removed.iter().zip(is_kept);
         let kept = kept.filter(|(freed, is_kept)| freed.is_some() && *is_kept);
         report.set_aside = u64::try_from(kept.count()).unwrap_or(u64::MAX);
-        if !self.inner.options.mode.asks() {
+        if !self.inner.options().mode.asks() {
             teller.note("nothing is fetched again: this mirror never asks upstream");
             return Ok(());
         }
@@ -430,7 +446,7 @@ impl Mirror {
             let Ok(name) = CrateName::parse(name) else {
                 continue;
             };
-            let patience = self.inner.options.answer_within;
+            let patience = self.inner.options().answer_within;
             match self.refresh(&name, patience).await {
                 Ok(_asked) if self.inner.store.snapshot(&name).is_ok_and(|s| s.is_some()) => {
                     report.repaired += 1;

@@ -221,7 +221,7 @@ impl Mirror {
         let shown = shown.map_err(|error| Error::store(name, error))?;
         let result = match shown {
             Some(_) => CacheResult::Hit,
-            None => CacheResult::Negative,
+            None => CacheResult::NotHeld,
         };
         self.inner.metrics.cache(Kind::Index, result);
         Ok(shown.map(|bytes| ViewEntry {
@@ -233,7 +233,7 @@ impl Mirror {
     /// A number that changes when what a view shows of `name` may have changed, or which of its
     /// files are held.
     pub fn view_stamp(&self, name: &CrateName) -> u64 {
-        self.inner.store.held_stamp(name)
+        self.inner.options.mark(self.inner.store.held_stamp(name))
     }
 
     /// The file of `release` in a view that shows only what is held. Never asks upstream.
@@ -247,7 +247,7 @@ impl Mirror {
             inner.metrics.cache(Kind::Crate, CacheResult::Hit);
             return Ok(blob);
         }
-        inner.metrics.cache(Kind::Crate, CacheResult::Negative);
+        inner.metrics.cache(Kind::Crate, CacheResult::NotHeld);
         if facts.is_some_and(|facts| inner.store.holds(&facts.checksum)) {
             return Err(Error::Damaged {
                 release: release.clone(),
