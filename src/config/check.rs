@@ -3,7 +3,7 @@
 use super::Config;
 use super::base_of;
 use super::error::{Error, Refusal};
-use crate::{policy::Mode, upstream::GitIndex};
+use crate::{http, policy::Mode, upstream::GitIndex};
 
 /// Values that cannot both stand.
 pub(super) fn contradictions(config: &Config, errors: &mut Vec<Error>) {
@@ -66,6 +66,16 @@ pub(super) fn oddities(config: &Config, warnings: &mut Vec<String>) {
              they are asked for"
                 .to_owned(),
         );
+    }
+    if let Some(url) = &config.public_url
+        && let Some(first) = url.path_segments().and_then(|mut parts| parts.next())
+        && http::FIRST_SEGMENTS.contains(&first)
+    {
+        warnings.push(format!(
+            "the path of `public_url` begins as one of orlop's own does (`/{first}`): the proxy \
+             must pass it on, or take it off, say so in X-Forwarded-Prefix and be in \
+             `listen.trusted_proxies`; another path, such as `/rust`, cannot be mistaken"
+        ));
     }
     if config.mode == Mode::Offline && upstream.proxy.is_some() {
         warnings.push("`upstream.proxy` has no effect in mode `offline`".to_owned());

@@ -28,6 +28,8 @@ pub struct Environment {
     pub no_color: bool,
     /// Whether `TERM` says that the terminal cannot move its cursor.
     pub is_dumb: bool,
+    /// `RUNTIME_DIRECTORY`: the folder in /run that a service manager made for this service.
+    pub runtime_dir: Option<PathBuf>,
 }
 
 impl Environment {
@@ -43,6 +45,10 @@ impl Environment {
             match name.to_str() {
                 Some("NO_COLOR") => environment.no_color = !value.is_empty(),
                 Some("TERM") => environment.is_dumb = value == "dumb",
+                Some("RUNTIME_DIRECTORY") => {
+                    environment.runtime_dir =
+                        Some(PathBuf::from(value)).filter(|dir| dir.is_absolute());
+                }
                 Some(FILE) => environment.file = Some(PathBuf::from(value)),
                 Some(name) if name.starts_with(PREFIX) => {
                     environment.variables.push((name.to_owned(), value));

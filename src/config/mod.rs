@@ -9,7 +9,9 @@ mod environment;
 mod error;
 mod file;
 mod keys;
+mod reload;
 mod sample;
+mod service;
 mod suggest;
 mod value;
 
@@ -24,7 +26,9 @@ use url::Url;
 pub use environment::{ClientEnvironment, Environment, Machine};
 pub use error::{Error, Origin, Refusal};
 pub use keys::{KEYS, Key, Preset, Which};
+pub use reload::{CHANGEABLE, Change, changes};
 pub use sample::sample;
+pub use service::{NotListening, ServiceManager, inherited_sockets};
 pub use value::parse_public_url;
 
 use file::Found;
@@ -359,6 +363,61 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<Error>> {
     })
 }
 
+/// Where the admin socket of a server with these sources may be, the likeliest first: a configuration
+/// that is wrong somewhere is understood as far as it goes, and below a service manager the socket
+/// is where that has put the folder for it.
+///
+/// A file that cannot be read, or that has no understandable place, leaves no default: the socket
+/// there would be that of another server.
+pub fn admin_sockets(sources: &Sources) -> Vec<PathBuf> {
+    let given = given_socket(sources);
+    let runtime = sources.environment.runtime_dir.as_ref();
+    given
+        .into_iter()
+        .chain(runtime.map(|dir| dir.join("admin.sock")))
+        .collect()
+}
+
+fn given_socket(sources: &Sources) -> Option<PathBuf> {
+    let mut warnings = Vec::new();
+    let mut given = Vec::new();
+    if let Some(values) = values_of_file(sources) {
+        given.extend(defaults(&sources.machine));
+        given.extend(understood(values));
+    }
+    let variables = environment::values(&sources.environment, &mut warnings);
+    given.extend(understood(variables));
+    given.extend(flags(&sources.flags));
+    let mut config = Config::blank().ok()?;
+    for path in ["admin.socket", "data"] {
+        // The strongest only: a weaker one may be wrong.
+        if let Some(Given { key, raw, .. }) = given.iter().rfind(|given| given.key.path == path) {
+            key.place.assign(raw, &mut config).ok()?;
+        }
+        if config.admin.socket.is_some() || !config.data.as_os_str().is_empty() {
+            // Below the folder that this command was started in, as everywhere else.
+            return std::path::absolute(config.admin_socket()).ok();
+        }
+    }
+    None
+}
+
+/// What the file says, right or wrong, and nothing where there is none. `None`: there is one, and
+/// nobody knows what it says.
+fn values_of_file(sources: &Sources) -> Option<Vec<Result<Found, Error>>> {
+    let Some((path, text)) = read_file(sources).ok()? else {
+        return Some(Vec::new());
+    };
+    let values = file::values(&path, &text);
+    let is_toml = |value: &Result<Found, Error>| !matches!(value, Err(Error::Syntax { .. }));
+    values.iter().all(is_toml).then_some(values)
+}
+
+fn understood(found: Vec<Result<Found, Error>>) -> impl Iterator<Item = Given> {
+    let given = |Found { key, raw, origin }| Given { key, raw, origin };
+    found.into_iter().flatten().map(given)
+}
+
 /// The file to read and its text; `None` where no file is named and none is at the default place.
 fn read_file(sources: &Sources) -> Result<Option<(PathBuf, String)>, Error> {
     let variable = &sources.environment.file;
@@ -621,6 +680,7 @@ impl Config {
             max_connections: given.max_connections as usize,
             max_streams: given.max_streams,
             shutdown_grace: given.shutdown_grace,
+            heartbeat: None,
         }
     }
 }

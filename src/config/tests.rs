@@ -354,6 +354,7 @@ fn settings_that_cannot_work_together_are_warned_of() {
         );
     };
     check("[upstream]\nstall_timeout = \"11m\"\n", "stall_timeout");
+    check("public_url = \"https://tools.lab/crates/\"\n", "`/crates`");
     check(
         "[listen]\ntrusted_proxies = [\"0.0.0.0/0\"]\n",
         "trusted_proxies",
@@ -477,4 +478,48 @@ fn a_git_index_is_a_path_or_a_url_and_shows_no_password() {
     ] {
         check(bad, None);
     }
+}
+
+#[test]
+fn a_file_that_nobody_understands_leaves_no_default_socket() {
+    let is_at = |sources: &Sources, expected: &[&str]| {
+        let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
+        assert_eq!(admin_sockets(sources), expected);
+    };
+    is_at(&sources(), &["/home/me/.local/share/orlop/admin.sock"]);
+    // Wrong elsewhere.
+    let (_folder, with) = with_file("data = \"/srv/orlop\"\nmode = 5\n[nonsense]\na = 1\n");
+    is_at(&with, &["/srv/orlop/admin.sock"]);
+    for broken in [
+        "data = \"/srv/orlop\"\n[",
+        "data = 5",
+        "[admin]\nsocket = 5",
+    ] {
+        let (_folder, mut with) = with_file(broken);
+        is_at(&with, &[]);
+        with.environment.runtime_dir = Some(PathBuf::from("/run/orlop"));
+        is_at(&with, &["/run/orlop/admin.sock"]);
+        with.flags.admin_socket = Some(PathBuf::from("/run/other.sock"));
+        is_at(&with, &["/run/other.sock", "/run/orlop/admin.sock"]);
+    }
+    let mut gone = sources();
+    gone.flags.config = Some(PathBuf::from("/nobody/is/here.toml"));
+    is_at(&gone, &[]);
+    // A folder that is named from here is the same folder for all commands.
+    let mut relative = sources();
+    relative.flags.data = Some(PathBuf::from("d1"));
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(admin_sockets(&relative), [here.join("d1/admin.sock")]);
+}
+
+#[test]
+fn a_key_that_is_none_is_refused_before_a_bundle_comes() {
+    let (_folder, with) = with_file("[import]\ntrust = [\"nonsense\"]\n");
+    let errors = load(&with).unwrap_err();
+    assert_eq!(errors.len(), 1);
+    let told = told(&errors[0]);
+    assert!(
+        told.contains("import.trust") && told.contains("`nonsense` is no public key"),
+        "{told}"
+    );
 }

@@ -15,6 +15,7 @@ use super::error::Refusal;
 use super::suggest;
 use super::{Config, LogFormat};
 use crate::{
+    mirror::bundle::PublicKey,
     policy::Mode,
     upstream::{GitIndex, SecretUrl},
 };
@@ -404,16 +405,16 @@ fn contact(raw: &Raw) -> Read<String> {
     Ok(text.to_owned())
 }
 
-/// The texts of public keys; whether each is one is for the room that reads bundles.
+/// The texts of public keys, each of which is one.
 fn public_keys(raw: &Raw) -> Read<Vec<String>> {
     const WANTED: &str = "a list of public keys, as `orlop key show` prints them";
-    const MOST: usize = 200;
+    const SHOWN: usize = 100;
     let mut keys: Vec<String> = Vec::new();
     for item in raw.list(WANTED)? {
-        let plain = !item.is_empty() && item.chars().all(|c| c.is_ascii_graphic());
-        if !plain || item.len() > MOST {
+        if item.parse::<PublicKey>().is_err() {
+            let shown: String = item.chars().take(SHOWN).collect();
             return Err(Refusal::new(
-                "one of them is no public key",
+                format!("`{}` is no public key", shown.escape_debug()),
                 format!("write {WANTED}"),
             ));
         }
