@@ -8,7 +8,7 @@ use actix_web::{
     web,
 };
 
-use super::{State, reply};
+use super::{State, page, reply};
 use crate::{mirror, store::Found};
 
 /// How many results a search gives at most; cargo asks for 10 and crates.io caps at 100.
@@ -94,13 +94,16 @@ pub(crate) async fn refuse(request: HttpRequest) -> HttpResponse {
 }
 
 /// A path that nothing is at.
-pub(crate) async fn unknown(request: HttpRequest) -> HttpResponse {
+pub(crate) async fn unknown(request: HttpRequest, state: web::Data<State>) -> HttpResponse {
     let method = request.method();
     if !matches!(*method, Method::GET | Method::HEAD) {
         return reply::plain(
             StatusCode::METHOD_NOT_ALLOWED,
             format!("orlop: nothing here takes a {method}\n"),
         );
+    }
+    if let Some(page) = page::nowhere(&request, &state) {
+        return page;
     }
     reply::plain(
         StatusCode::NOT_FOUND,

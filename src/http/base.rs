@@ -1,10 +1,16 @@
 //! Where a client believes that it reached us: the base URL that `config.json` and the status page name.
 #![warn(clippy::arithmetic_side_effects)]
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use actix_http::{RequestHead, header::HeaderMap};
 use ipnet::IpNet;
+use parking_lot::RwLock;
+
+use super::path_of;
 
 /// The longest host that is looked at, in bytes: a DNS name has at most 253, then `:65535`.
 const MAX_HOST_BYTES: usize = 260;
@@ -16,6 +22,59 @@ pub(crate) struct Bases {
     pub(crate) public_url: Option<String>,
     /// Who may say, in headers, by which host a client came.
     pub(crate) trusted_proxies: Vec<IpNet>,
+}
+
+/// The [`Bases`] of now, which may become others while requests are answered. One request may see
+/// both, for its base and for its client: they do not depend on one another.
+#[derive(Debug)]
+pub(crate) struct LiveBases(RwLock<Arc<Current>>);
+
+#[derive(Debug)]
+struct Current {
+    bases: Bases,
+    /// The path of the public URL, which a proxy may or may not take off; empty for none.
+    prefix: String,
+}
+
+impl Current {
+    fn new(bases: Bases) -> Arc<Current> {
+        let prefix = bases.public_url.as_deref().map(path_of).unwrap_or_default();
+        Arc::new(Current { bases, prefix })
+    }
+}
+
+impl LiveBases {
+    pub(crate) fn new(bases: Bases) -> LiveBases {
+        LiveBases(RwLock::new(Current::new(bases)))
+    }
+
+    /// From now on requests are judged by `bases`.
+    pub(super) fn set(&self, bases: Bases) {
+        *self.0.write() = Current::new(bases);
+    }
+
+    /// As [`Bases::of`].
+    pub(crate) fn of(&self, head: &RequestHead) -> Result<String, NoBase> {
+        self.0.read().bases.of(head)
+    }
+
+    /// As [`Bases::client`].
+    pub(crate) fn client(&self, head: &RequestHead) -> Option<IpAddr> {
+        self.0.read().bases.client(head)
+    }
+
+    /// The path of a request without that of the public URL. `None`: it does not begin with it,
+    /// there is none, or a trusted proxy has taken it off, which it says by `X-Forwarded-Prefix`.
+    /// Then what is left is ours as it is: taken off twice, `/crates/crates/serde` would be
+    /// `/serde`, and a path that the proxy hides would be reached by writing the prefix twice.
+    pub(crate) fn below_prefix<'a>(&self, head: &'a RequestHead) -> Option<&'a str> {
+        let current = self.0.read();
+        if current.prefix.is_empty() || current.bases.is_stripped(head) {
+            return None;
+        }
+        let rest = head.uri.path().strip_prefix(current.prefix.as_str())?;
+        (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+    }
 }
 
 /// The host of a request is not one that may be put into an answer.
@@ -49,6 +108,10 @@ impl Bases {
         let scheme = told.scheme.unwrap_or("http");
         let prefix = told.prefix.unwrap_or_default();
         Ok(format!("{scheme}://{host}{prefix}"))
+    }
+
+    fn is_stripped(&self, head: &RequestHead) -> bool {
+        head.headers.contains_key("x-forwarded-prefix") && self.trusts(head)
     }
 
     fn trusts(&self, head: &RequestHead) -> bool {
@@ -263,6 +326,54 @@ mod tests {
             base(&bases, "127.0.0.1", &[("host", "x")]).as_deref(),
             Ok("https://crates.lab/rust")
         );
+    }
+
+    #[test]
+    fn the_prefix_is_taken_off_once_by_the_proxy_or_here() {
+        let bases = |proxies: &str| {
+            LiveBases::new(Bases {
+                public_url: Some("https://tools.lab/crates".into()),
+                trusted_proxies: proxies.parse().into_iter().collect(),
+            })
+        };
+        let check = |bases: &LiveBases, path: &'static str, told: bool, expected: Option<&str>| {
+            let mut request = Request::new();
+            request.head_mut().peer_addr = "10.1.2.3:1".parse().ok();
+            request.head_mut().uri = actix_http::Uri::from_static(path);
+            if told {
+                request.head_mut().headers.append(
+                    HeaderName::from_static("x-forwarded-prefix"),
+                    HeaderValue::from_static("/crates"),
+                );
+            }
+            let found = bases.below_prefix(request.head());
+            assert_eq!(found, expected, "{path} {told}");
+        };
+        let trusted = bases("10.0.0.0/8");
+        // The proxy passes on what it got.
+        check(
+            &trusted,
+            "/crates/crates/serde",
+            false,
+            Some("/crates/serde"),
+        );
+        check(
+            &trusted,
+            "/crates/crates/metrics",
+            false,
+            Some("/crates/metrics"),
+        );
+        check(&trusted, "/crates", false, Some(""));
+        check(&trusted, "/cratesx", false, None);
+        check(&trusted, "/index/config.json", false, None);
+        // It has taken the prefix off, and says so.
+        check(&trusted, "/crates/serde", true, None);
+        check(&trusted, "/crates/metrics", true, None);
+        check(&trusted, "/crates", true, None);
+        check(&trusted, "/metrics", true, None);
+        // Nobody else decides it.
+        let other = bases("192.168.0.0/16");
+        check(&other, "/crates/crates/serde", true, Some("/crates/serde"));
     }
 
     #[test]

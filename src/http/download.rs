@@ -17,11 +17,12 @@ use futures_util::{Stream, stream};
 use super::{
     State,
     cache::{Follows, Ready, What, etag_matches, write_crate_headers},
+    front::FromUpstream,
     range::{self, Wanted},
     reply,
 };
 use crate::{
-    mirror::{CrateFile, Follower},
+    mirror::{CrateAnswer, CrateFile, Follower},
     registry::{Checksum, Release},
     store::Blob,
 };
@@ -43,10 +44,16 @@ pub(crate) async fn download(
         Err(why) => return reply::no_release(&name, &version, &why),
     };
     let stamp = (Follows::Entry, state.mirror.stamp(&release.name));
-    match state.mirror.crate_file(&release).await {
-        Ok(CrateFile::Held(blob)) => held(&request, &release, &blob, stamp, &state).await,
+    let CrateAnswer {
+        file, is_fetched, ..
+    } = match state.mirror.crate_file(&release).await {
+        Ok(answer) => answer,
+        Err(error) => return reply::failure(&error),
+    };
+    let mut response = match file {
+        CrateFile::Held(blob) => held(&request, &release, &blob, stamp, &state).await,
         // HTTP/1.0 ends a body of unknown length by closing, be it whole or broken off.
-        Ok(CrateFile::Coming(follower))
+        CrateFile::Coming(follower)
             if follower.len().is_none() && request.version() <= Version::HTTP_10 =>
         {
             match follower.end().await {
@@ -54,9 +61,12 @@ pub(crate) async fn download(
                 Err(error) => reply::failure(&error),
             }
         }
-        Ok(CrateFile::Coming(follower)) => coming(&request, &release, follower),
-        Err(error) => reply::failure(&error),
+        CrateFile::Coming(follower) => coming(&request, &release, follower),
+    };
+    if is_fetched {
+        response.extensions_mut().insert(FromUpstream);
     }
+    response
 }
 
 /// The file is in the store: whole or in part, or not at all if the client has it. `stamp`: of

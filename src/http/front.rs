@@ -7,6 +7,7 @@
 use std::{
     future::{Ready as ReadyFuture, ready},
     net::IpAddr,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Instant,
@@ -14,16 +15,17 @@ use std::{
 
 use actix_http::{
     Method, Request, Response, StatusCode, Version,
-    body::{BodySize, BoxBody, MessageBody as _},
+    body::{BodySize, BoxBody, MessageBody},
 };
 use actix_service::{Service, ServiceFactory};
+use bytes::Bytes;
 use futures_util::future::{Either, LocalBoxFuture};
 
 use super::{
     State,
     cache::{What, may_be_ready},
 };
-use crate::metrics::{Endpoint, Kind, Protocol, ReadyCounters};
+use crate::metrics::{BodyCounters, Endpoint, Kind, Metrics, Protocol, ReadyCounters};
 
 /// Makes a [`Front`] over a new service of `inner` for each worker.
 pub(crate) struct FrontFactory<F> {
@@ -89,6 +91,7 @@ where
             return Either::Left(ready(Ok(response)));
         }
         let (endpoint, protocol) = (endpoint(request.path()), protocol(&request));
+        let is_head = request.method() == Method::HEAD;
         let state = Arc::clone(&self.state);
         let fetched = (endpoint == Endpoint::Download)
             .then(|| Fetched::of(&request, &state))
@@ -108,10 +111,7 @@ where
                 response.status().as_u16(),
                 started.elapsed(),
             );
-            if let BodySize::Sized(bytes) = response.body().size() {
-                metrics.response_bytes(endpoint, bytes);
-            }
-            Ok(response)
+            Ok(counted(response, endpoint, is_head, metrics))
         }))
     }
 }
@@ -143,6 +143,68 @@ impl<S> Front<S> {
             self.state.mirror.note_use(request.path(), client);
         }
         Some(response)
+    }
+}
+
+/// Put on an answer for whose body upstream sent one.
+pub(crate) struct FromUpstream;
+
+/// The answer, with the bytes of its body counted: at once where they are in memory, else as they
+/// go out, since a client may go away in the middle.
+fn counted(
+    response: Response<BoxBody>,
+    endpoint: Endpoint,
+    is_head: bool,
+    metrics: &Metrics,
+) -> Response<BoxBody> {
+    let is_ours =
+        response.status().is_success() && response.extensions().get::<FromUpstream>().is_none();
+    let saved = kind(endpoint).filter(|_| is_ours);
+    if is_head || response.body().size() == BodySize::None {
+        return response;
+    }
+    let counters = metrics.body(endpoint, saved);
+    response.map_body(|_head, body| match body.try_into_bytes() {
+        Ok(bytes) => {
+            counters.passed(bytes.len() as u64);
+            BoxBody::new(bytes)
+        }
+        Err(body) => BoxBody::new(Counted { body, counters }),
+    })
+}
+
+/// What an endpoint serves that upstream has as well.
+fn kind(endpoint: Endpoint) -> Option<Kind> {
+    match endpoint {
+        Endpoint::Index => Some(Kind::Index),
+        Endpoint::Download => Some(Kind::Crate),
+        Endpoint::Git => Some(Kind::Git),
+        _ => None,
+    }
+}
+
+/// A body that is made as it goes, whose bytes are counted as they go out.
+struct Counted {
+    body: BoxBody,
+    counters: BodyCounters,
+}
+
+impl MessageBody for Counted {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let piece = Pin::new(&mut self.body).poll_next(context);
+        if let Poll::Ready(Some(Ok(bytes))) = &piece {
+            self.counters.passed(bytes.len() as u64);
+        }
+        piece
     }
 }
 
@@ -211,12 +273,12 @@ fn endpoint(path: &str) -> Endpoint {
         "/metrics" => Endpoint::Metrics,
         "/healthz" | "/readyz" => Endpoint::Health,
         "/api/v1/crates" => Endpoint::Search,
-        "/" => Endpoint::Status,
+        "/" | "/status.json" | "/crates" | "/crates.json" => Endpoint::Status,
         path if path.starts_with("/index/") => Endpoint::Index,
         path if path.starts_with("/api/v1/crates/") && path.ends_with("/download") => {
             Endpoint::Download
         }
-        path if path.starts_with("/static/") => Endpoint::Status,
+        path if path.starts_with("/static/") || path.starts_with("/crates/") => Endpoint::Status,
         path if path.starts_with("/git/") => Endpoint::Git,
         _ => Endpoint::Other,
     }

@@ -29,7 +29,7 @@ use crate::{
         frames::{End, Frames},
         upload_pack::{self, Answer, Asked, PackPlan, Version},
     },
-    metrics::{Endpoint, GitProtocol, GitRequest, GitResult},
+    metrics::{GitProtocol, GitRequest, GitResult},
     mirror::{GitState, Mirror},
 };
 
@@ -172,7 +172,12 @@ pub(crate) async fn refuse_files() -> HttpResponse {
 pub(crate) async fn elsewhere(request: HttpRequest) -> HttpResponse {
     let path = request.path();
     let place = path.split_once("/git").map_or("", |(place, _rest)| place);
-    let text = format!("there is one git index here, at {place}/git/index");
+    let text = if path.trim_end_matches('/').ends_with("/git/index") {
+        "this is the git index, for git and cargo: the status page shows how cargo is given it"
+            .to_owned()
+    } else {
+        format!("there is one git index here, at {place}/git/index")
+    };
     Refusal::new(StatusCode::NOT_FOUND, &text).response()
 }
 
@@ -267,9 +272,6 @@ impl Sending {
         let (piece, frames) = read.await.map_err(io::Error::other)?;
         let metrics = self.sent.talk.state.mirror.metrics();
         metrics.git_pack_bytes(frames.pack_bytes().saturating_sub(before));
-        if let Some(piece) = &piece {
-            metrics.response_bytes(Endpoint::Git, piece.len() as u64);
-        }
         match frames.end() {
             None => {}
             Some(End::Whole) => self.sent.result = GitResult::Pack,

@@ -11,15 +11,16 @@ mod download;
 mod front;
 mod git;
 pub mod listen;
+mod operations;
+mod page;
 mod range;
 mod reply;
 mod routes;
 mod sparse;
-mod status;
 mod view;
 
 use std::{
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -31,13 +32,19 @@ use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, map_config}
 use actix_web::{App, dev::AppConfig, web};
 use ipnet::IpNet;
 
-use self::{base::Bases, cache::ReadyCache, front::FrontFactory};
+use self::{
+    base::{Bases, LiveBases},
+    cache::ReadyCache,
+    front::FrontFactory,
+};
 use crate::mirror::Mirror;
 
 /// Keeps the server library quiet in the log, in the words of a tracing filter. It reports its
 /// own starting and stopping as news, and each malformed request of a stranger as an error. A
 /// setting that names these targets still wins.
 pub const QUIET_TARGETS: &str = "actix_server=warn,actix_http=off";
+
+pub use routes::FIRST_SEGMENTS;
 
 /// What may be set about the answers; the listener has its own [`listen::Options`].
 #[derive(Debug, Clone)]
@@ -50,6 +57,15 @@ pub struct Options {
     /// Memory for ready answers. 64 MiB hold the gzipped index files and most crates of a large
     /// workspace (54 MB for one of 607 crates); the rest is read from the store at twice the work.
     pub hot_cache_bytes: u64,
+}
+
+impl Options {
+    fn bases(&self) -> Bases {
+        Bases {
+            public_url: self.public_url.clone(),
+            trusted_proxies: self.trusted_proxies.clone(),
+        }
+    }
 }
 
 impl Default for Options {
@@ -67,25 +83,20 @@ impl Default for Options {
 pub(crate) struct State {
     pub(crate) mirror: Mirror,
     pub(crate) cache: ReadyCache,
-    pub(crate) bases: Bases,
+    pub(crate) bases: LiveBases,
     pub(crate) listen: Arc<listen::Stats>,
     pub(crate) git: git::Places,
-    /// The path of the public URL, which a proxy may or may not take off; empty for none.
-    prefix: String,
+    pub(crate) gathered: page::gather::Gathered,
     draining: AtomicBool,
 }
 
 impl State {
-    /// Takes the path of `public_url` off a request, for a proxy that passes it on as it is.
+    /// Takes the path of `public_url` off a request that a proxy passed on as it is.
     pub(crate) fn strip_prefix(&self, request: &mut Request) {
-        if self.prefix.is_empty() {
-            return;
-        }
-        let uri = &request.head().uri;
-        let rest = uri.path().strip_prefix(self.prefix.as_str());
-        let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with('/')) else {
+        let Some(rest) = self.bases.below_prefix(request.head()) else {
             return;
         };
+        let uri = &request.head().uri;
         let path = if rest.is_empty() { "/" } else { rest };
         let target = match uri.query() {
             Some(query) => format!("{path}?{query}"),
@@ -126,35 +137,51 @@ impl Stop {
     }
 }
 
+/// Reaches a running [`Server`]. Cloning it is cheap.
+#[derive(Debug, Clone)]
+pub struct Live(Arc<State>);
+
+impl Live {
+    /// Has requests that come from now on judged by the public URL and the proxies of `options`.
+    /// The rest of them counts from the start only.
+    pub fn apply(&self, options: &Options) {
+        self.0.bases.set(options.bases());
+    }
+
+    /// How the workers are.
+    pub fn pulse(&self) -> listen::Pulse {
+        self.0.listen.pulse()
+    }
+}
+
 impl Server {
-    /// Opens the sockets.
+    /// Opens the sockets, or takes `sockets`, which listen already: then no address is looked at.
     ///
     /// # Errors
     /// Where an address cannot be listened on; the error names it.
     pub fn bind(
         options: Options,
         listen: listen::Options,
+        sockets: Vec<TcpListener>,
         mirror: Mirror,
     ) -> Result<Server, listen::Error> {
-        let prefix = options
-            .public_url
-            .as_deref()
-            .map(path_of)
-            .unwrap_or_default();
         let state = State {
             mirror,
             cache: ReadyCache::new(options.hot_cache_bytes),
-            bases: Bases {
+            bases: LiveBases::new(Bases {
                 public_url: options.public_url,
                 trusted_proxies: options.trusted_proxies,
-            },
+            }),
             listen: Arc::new(listen::Stats::default()),
             git: git::Places::default(),
-            prefix,
+            gathered: page::gather::Gathered::default(),
             draining: AtomicBool::new(false),
         };
         Ok(Server {
-            bound: listen::bind(listen)?,
+            bound: match sockets {
+                sockets if sockets.is_empty() => listen::bind(listen)?,
+                sockets => listen::adopt(listen, sockets)?,
+            },
             state: Arc::new(state),
         })
     }
@@ -162,6 +189,11 @@ impl Server {
     /// Where it listens, with real ports.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.bound.addresses()
+    }
+
+    /// Changes it while it runs.
+    pub fn live(&self) -> Live {
+        Live(Arc::clone(&self.state))
     }
 
     /// Answers requests until it is stopped and drained.

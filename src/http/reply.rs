@@ -26,7 +26,7 @@ pub(crate) fn failure(error: &mirror::Error) -> HttpResponse {
     response.body(explain(error))
 }
 
-fn status(error: &mirror::Error) -> StatusCode {
+pub(super) fn status(error: &mirror::Error) -> StatusCode {
     match error {
         mirror::Error::UnknownCrate { .. }
         | mirror::Error::UnknownVersion { .. }
@@ -76,6 +76,12 @@ pub(crate) fn no_name(text: &str, why: &InvalidName) -> HttpResponse {
 /// A path that no index file is at.
 pub(crate) fn no_index_file(path: &str, error: InvalidIndexPath) -> HttpResponse {
     match error {
+        // Copied from cargo's configuration into a browser.
+        InvalidIndexPath::Name(_) if path.is_empty() => plain(
+            StatusCode::NOT_FOUND,
+            "orlop: this is the sparse index, for cargo: the status page shows how cargo is given it\n"
+                .to_owned(),
+        ),
         InvalidIndexPath::Name(why) => no_name(path, &why),
         elsewhere @ InvalidIndexPath::Elsewhere { .. } => {
             plain(StatusCode::NOT_FOUND, format!("orlop: {elsewhere}\n"))

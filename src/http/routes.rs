@@ -2,7 +2,27 @@
 
 use actix_web::{guard, web};
 
-use super::{api, download, git, sparse, status, view};
+use super::{
+    api, download, git, operations,
+    page::{self, twin},
+    sparse, view,
+};
+
+/// What the paths of all routes begin with. A path of the public URL that begins so is mistaken for
+/// one of them by who comes without the proxy.
+pub const FIRST_SEGMENTS: [&str; 11] = [
+    "index",
+    "api",
+    "git",
+    "view",
+    "crates",
+    "static",
+    "status.json",
+    "crates.json",
+    "metrics",
+    "healthz",
+    "readyz",
+];
 
 /// A view has of the index what the root has.
 fn views(config: &mut web::ServiceConfig) {
@@ -87,15 +107,59 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
         // Used by cargo, and refused: this is a mirror.
         .service(web::resource("/api/v1/{path:.*}").to(api::refuse))
         // Used by people.
-        .service(web::resource("/").guard(read()).to(status::page))
+        .service(web::resource("/").guard(read()).to(page::overview))
+        .service(web::resource("/crates").guard(read()).to(page::crates))
+        .service(web::resource("/static/{file}").guard(read()).to(page::file))
+        // Used by scripts: the same as data.
         .service(
-            web::resource("/static/{file}")
+            web::resource("/status.json")
                 .guard(read())
-                .to(status::asset),
+                .to(twin::overview),
+        )
+        .service(web::resource("/crates.json").guard(read()).to(twin::search))
+        .service(
+            web::resource("/crates/{name}.json")
+                .guard(read())
+                .to(twin::krate),
+        )
+        .service(
+            web::resource("/crates/{name}")
+                .guard(read())
+                .to(page::krate),
         )
         // Used by Prometheus and load balancers.
-        .service(web::resource("/metrics").guard(read()).to(status::metrics))
-        .service(web::resource("/healthz").guard(read()).to(status::healthz))
-        .service(web::resource("/readyz").guard(read()).to(status::readyz))
+        .service(
+            web::resource("/metrics")
+                .guard(read())
+                .to(operations::metrics),
+        )
+        .service(
+            web::resource("/healthz")
+                .guard(read())
+                .to(operations::healthz),
+        )
+        .service(
+            web::resource("/readyz")
+                .guard(read())
+                .to(operations::readyz),
+        )
         .default_service(web::to(api::unknown));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::FIRST_SEGMENTS;
+
+    #[test]
+    fn every_route_begins_with_one_of_the_segments_and_each_with_a_route() {
+        let (source, _tests) = include_str!("routes.rs")
+            .split_once("#[cfg(test)]")
+            .unwrap();
+        let paths = source.split("web::resource(\"/").skip(1);
+        let first = paths.filter_map(|path| path.split(['/', '"']).next());
+        let found: BTreeSet<&str> = first.filter(|segment| !segment.is_empty()).collect();
+        assert_eq!(found, FIRST_SEGMENTS.into());
+    }
 }

@@ -18,6 +18,7 @@ use flate2::{Compression, write::GzEncoder};
 use super::{
     State,
     cache::{Follows, Form, Ready, What, accepts_gzip},
+    front::FromUpstream,
     reply,
 };
 use crate::{
@@ -95,6 +96,9 @@ async fn serve(
         response
             .headers_mut()
             .insert(STALE, HeaderValue::from(age.as_secs()));
+    }
+    if entry.is_fetched {
+        response.extensions_mut().insert(FromUpstream);
     }
     Ok(response.into())
 }

@@ -38,8 +38,13 @@ where
     S::Future: 'static,
     B: MessageBody + 'static,
 {
+    let draining = drain.clone();
     let tracked = fn_factory(move || {
-        let tracked = Tracked(Rc::clone(&service), std::marker::PhantomData::<B>);
+        let tracked = Tracked {
+            service: Rc::clone(&service),
+            drain: draining.clone(),
+            body: std::marker::PhantomData::<B>,
+        };
         async move { Ok::<_, ()>(tracked) }
     });
     HttpService::build()
@@ -48,7 +53,9 @@ where
         .client_disconnect_timeout(LINGER)
         .graceful_shutdown_signal(move || {
             let drain = drain.clone();
-            async move { drain.begun().await }
+            // From then on actix drops requests that it has and has not begun with: who has just
+            // sent one gets an answer first, with the word that it is the last.
+            async move { drain.silent().await }
         })
         .on_connect_ext(|io: &Guarded<TcpStream>, data| {
             data.insert(Rc::clone(io.watch()));
@@ -90,7 +97,11 @@ where
 }
 
 /// A service that counts its answers as under way until their bodies are gone.
-struct Tracked<S, B>(Rc<S>, std::marker::PhantomData<B>);
+struct Tracked<S, B> {
+    service: Rc<S>,
+    drain: Drain,
+    body: std::marker::PhantomData<B>,
+}
 
 impl<S, B> Service<Request> for Tracked<S, B>
 where
@@ -105,16 +116,17 @@ where
     type Future = Tracking<S::Future, B>;
 
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
+        self.service.poll_ready(cx)
     }
 
     fn call(&self, request: Request) -> Self::Future {
         let flight = request.conn_data::<Rc<Watch>>().map(Watch::enter);
         let offers_upgrade = request.head().upgrade();
         Tracking {
-            answer: self.0.call(request),
+            answer: self.service.call(request),
             flight,
             offers_upgrade,
+            drain: self.drain.clone(),
             body: std::marker::PhantomData,
         }
     }
@@ -127,6 +139,7 @@ pin_project_lite::pin_project! {
         answer: F,
         flight: Option<Flight>,
         offers_upgrade: bool,
+        drain: Drain,
         body: std::marker::PhantomData<B>,
     }
 }
@@ -143,8 +156,8 @@ where
         let this = self.project();
         let mut answer: Response<B> = ready!(this.answer.poll(cx))?.into();
         // An offer that is not the connection's first request is passed over. actix closes the
-        // connection then, but would say `upgrade` of it.
-        if *this.offers_upgrade {
+        // connection then, but would say `upgrade` of it. At the end every answer is the last.
+        if *this.offers_upgrade || this.drain.has_begun() {
             let head = answer.head_mut();
             head.set_connection_type(ConnectionType::Close);
         }

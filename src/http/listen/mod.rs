@@ -4,6 +4,7 @@
 //! - `first`: reads them, answers `101` or a refusal
 //! - `guard`: the memory of a connection and its time limits
 //! - `http1`: actix's dispatcher under that guard
+//! - `pulse`: whether each worker still gets its turn
 //! - `http2`: our dispatcher over the h2 library, for prior knowledge and the upgrade alike
 //!
 //! ```text
@@ -33,11 +34,13 @@ use tokio::time::timeout;
 
 use first::First;
 use guard::{Guarded, Limits, Over, Watch};
+pub use pulse::Pulse;
 
 mod first;
 mod guard;
 mod http1;
 mod http2;
+mod pulse;
 #[cfg(test)]
 mod tests;
 mod upgrade;
@@ -47,6 +50,14 @@ const WORKERS_LIMIT: usize = 512;
 
 /// The longest time limit: a longer one is none, and a clock can be counted on by so much.
 const TIME_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How long a connection that was accepted just before the end may take for its first request, which
+/// may be on its way.
+const FIRST_WORD: Duration = Duration::from_millis(500);
+
+/// How long the workers are given at the end to take what was accepted for them already, where
+/// others that come meanwhile wait in a queue that outlives this process.
+const TAKEN_IN: Duration = Duration::from_millis(100);
 
 /// Connections that are told at one time that there are too many; all others are just closed.
 const REFUSALS: usize = 64;
@@ -70,6 +81,8 @@ pub struct Options {
     pub max_streams: u32,
     /// How long a stop waits for the answers under way.
     pub shutdown_grace: Duration,
+    /// How often each worker shows that it is alive. `None`: nobody looks.
+    pub heartbeat: Option<Duration>,
 }
 
 impl Default for Options {
@@ -93,6 +106,7 @@ impl Default for Options {
             // Below the 30 s after which container engines kill, above cargo's largest crates on
             // a LAN.
             shutdown_grace: Duration::from_secs(20),
+            heartbeat: None,
         }
     }
 }
@@ -156,6 +170,13 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A socket that was handed over tells no address.
+    #[error("cannot listen on a socket that was handed over")]
+    Adopt {
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The workers did not start, or ended by themselves.
     #[error("the workers of the listener failed")]
     Workers {
@@ -186,9 +207,15 @@ pub struct Stats {
     upgraded: AtomicU64,
     refused: AtomicU64,
     timed_out: AtomicU64,
+    beats: pulse::Beats,
 }
 
 impl Stats {
+    /// How the workers are.
+    pub fn pulse(&self) -> Pulse {
+        self.beats.pulse()
+    }
+
     /// Connections open now.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
@@ -249,6 +276,18 @@ impl Drain {
     }
 }
 
+impl Drain {
+    fn has_begun(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Resolves when it is to end, and who has not said a word yet has had time for it.
+    async fn silent(&self) {
+        self.begun().await;
+        tokio::time::sleep(FIRST_WORD).await;
+    }
+}
+
 /// Stops a running listener.
 #[derive(Debug, Clone)]
 pub struct Handle(Arc<watch::Sender<bool>>);
@@ -265,6 +304,8 @@ impl Handle {
 pub struct Bound {
     options: Options,
     sockets: Vec<(SocketAddr, TcpListener)>,
+    /// Whether the sockets were handed over, and listen on when this process is gone.
+    outlive: bool,
 }
 
 /// Listens on all addresses, or on none.
@@ -287,7 +328,25 @@ pub fn bind(options: Options) -> Result<Bound, Error> {
         .iter()
         .map(listen)
         .collect::<Result<_, _>>()?;
-    Ok(Bound { options, sockets })
+    Ok(Bound {
+        options,
+        sockets,
+        outlive: false,
+    })
+}
+
+/// Takes sockets that listen already, in the stead of the addresses.
+pub fn adopt(options: Options, sockets: Vec<TcpListener>) -> Result<Bound, Error> {
+    let adopted = |socket: TcpListener| match socket.local_addr() {
+        Ok(address) => Ok((address, socket)),
+        Err(source) => Err(Error::Adopt { source }),
+    };
+    let sockets = sockets.into_iter().map(adopted);
+    Ok(Bound {
+        sockets: sockets.collect::<Result<_, _>>()?,
+        options,
+        outlive: true,
+    })
 }
 
 fn listen(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
@@ -342,6 +401,7 @@ impl Bound {
         let keep = handle.clone();
         let drain = Drain(receiver);
         let grace = self.options.shutdown_grace.min(TIME_LIMIT);
+        let outlive = self.outlive;
         let server = self.into_server(&make, &drain, &stats);
         let serving = async move {
             let _keep = keep;
@@ -351,6 +411,17 @@ impl Bound {
             tokio::select! {
                 outcome = &mut server => return outcome.map_err(|source| Error::Workers { source }),
                 () = drain.begun() => {}
+            }
+            if outlive {
+                let paused = async {
+                    stop.pause().await;
+                    tokio::time::sleep(TAKEN_IN).await;
+                };
+                // The server itself has to be polled for it.
+                tokio::select! {
+                    outcome = &mut server => return outcome.map_err(|source| Error::Workers { source }),
+                    () = paused => {}
+                }
             }
             // This closes the sockets at once. actix looks for the end only once a second, so the
             // end is awaited here; dropping the server ends the workers.
@@ -389,6 +460,10 @@ impl Bound {
             .max_concurrent_connections(options.max_connections.saturating_add(2 * REFUSALS))
             .shutdown_timeout(options.shutdown_grace.as_secs().saturating_add(2))
             .disable_signals();
+        let workers = options.workers.clamp(1, WORKERS_LIMIT);
+        if options.heartbeat.is_some() {
+            stats.beats.expect(workers * self.sockets.len());
+        }
         for (address, socket) in self.sockets {
             let shared = Shared {
                 limits: options.limits(),
@@ -396,6 +471,7 @@ impl Bound {
                 max_streams: options.max_streams,
                 drain: drain.clone(),
                 stats: Arc::clone(stats),
+                heartbeat: options.heartbeat,
             };
             let make = make.clone();
             builder = builder.listen("http", socket, move || {
@@ -433,6 +509,7 @@ struct Shared {
     max_streams: u32,
     drain: Drain,
     stats: Arc<Stats>,
+    heartbeat: Option<Duration>,
 }
 
 /// Makes the service of one worker that takes connections.
@@ -452,6 +529,9 @@ where
     let service = factory.new_service(()).await.map_err(|error| {
         tracing::error!(?error, "the service of a worker cannot be made");
     })?;
+    if let Some(period) = shared.heartbeat {
+        pulse::beat(&shared.stats, period);
+    }
     let service = Rc::new(service);
     let http1 = http1::dispatcher::<_, B>(Rc::clone(&service), shared.drain.clone()).await?;
     let worker = Rc::new(Worker {
@@ -515,7 +595,7 @@ where
         let read = tokio::select! {
             biased;
             read = timeout(self.shared.limits.header, first::read(io, &mut in_head)) => read,
-            () = self.shared.drain.begun() => return First::Close,
+            () = self.shared.drain.silent() => return First::Close,
         };
         match read {
             Ok(Ok(first)) => first,

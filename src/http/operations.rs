@@ -1,0 +1,162 @@
+//! What monitors look at: the metrics and the health probes.
+
+use std::time::{Duration, SystemTime};
+
+use actix_web::{
+    HttpResponse,
+    http::{StatusCode, header},
+    web,
+};
+
+use super::{State, reply};
+use crate::{
+    metrics::{Arrival, Content, Gauges, Host, HostGauges, JobGauges, JournalEvent, ServingMode},
+    mirror::{Status, jobs::Running},
+    policy::freshness::Mode,
+    store::{EventCounts, Totals},
+    upstream::{BreakerState, HostHealth},
+};
+
+/// `GET /metrics`. Numbers of the disk are asked of the file system, which may take its time.
+pub(crate) async fn metrics(state: web::Data<State>) -> HttpResponse {
+    let rendered = web::block(move || {
+        let gauges = gauges(&state);
+        state.mirror.metrics().render(&gauges)
+    });
+    let Ok(text) = rendered.await else {
+        return reply::plain(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the numbers could not be gathered; the log says why\n".into(),
+        );
+    };
+    HttpResponse::Ok()
+        .content_type("text/plain; version=0.0.4; charset=utf-8")
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .body(text)
+}
+
+/// Blocks for the disk.
+fn gauges(state: &State) -> Gauges {
+    let status = state.mirror.status(0);
+    let listen = &state.listen;
+    let git = status.git.as_ref();
+    let saved_sets = state.mirror.saved_sets();
+    Gauges {
+        connections_open: listen.open() as u64,
+        connections: vec![
+            (Arrival::H1, listen.http1()),
+            (Arrival::H2, listen.http2()),
+            (Arrival::Upgrade, listen.upgraded()),
+        ],
+        connections_refused: listen.refused(),
+        hosts: vec![
+            (Host::Index, host(&status.upstream.index, status.now)),
+            (
+                Host::Downloads,
+                host(&status.upstream.downloads, status.now),
+            ),
+        ],
+        mode: Some(mode(status.mode)),
+        index_checked: since_1970(index_checked(&status)),
+        oldest_stale: state.mirror.oldest_stale(),
+        journal_events: journal_events(&state.mirror.event_counts()),
+        names: status.totals.names,
+        releases: status.totals.versions,
+        releases_held: status.totals.held,
+        blobs: status.totals.blobs,
+        store_bytes: store_bytes(&status.totals),
+        damaged_records: status.totals.damaged,
+        set_aside: state.mirror.set_aside().to_vec(),
+        free_bytes: status.totals.free_bytes,
+        disk_bytes: state.mirror.disk_bytes(),
+        writable: status.totals.writable,
+        generation: git
+            .and_then(|git| git.head)
+            .map_or(0, |head| head.generation),
+        generation_at: since_1970(git.and_then(|git| git.cut)),
+        is_generation_failing: git.is_some_and(|git| git.failing.is_some()),
+        generation_staged: git.map_or(0, |git| git.staged),
+        git_repository_bytes: git.map_or(0, |git| git.size_bytes),
+        hot_bytes: state.cache.bytes(),
+        followed_at: since_1970(followed_at(&status)),
+        jobs: state.mirror.jobs().iter().map(job).collect(),
+        sync_interval: saved_sets.interval,
+        sync_up_to_date: since_1970(saved_sets.up_to_date),
+        uptime: status.uptime,
+    }
+}
+
+/// `GET /healthz`: the program runs and answers.
+pub(crate) async fn healthz() -> HttpResponse {
+    reply::plain(StatusCode::OK, "ok\n".into())
+}
+
+/// `GET /readyz`: it should be sent requests. A mirror without upstream is ready: serving what it
+/// holds is what it is for. One on its way out is not.
+pub(crate) async fn readyz(state: web::Data<State>) -> HttpResponse {
+    if state.is_draining() {
+        return reply::plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n".into());
+    }
+    reply::plain(StatusCode::OK, "ready\n".into())
+}
+
+fn host(health: &HostHealth, now: SystemTime) -> HostGauges {
+    let answered = health.last_success.and_then(|age| now.checked_sub(age));
+    HostGauges {
+        is_up: health.is_up(),
+        is_breaker_open: health.breaker != BreakerState::Closed,
+        last_success: since_1970(answered),
+    }
+}
+
+fn mode(mode: Mode) -> ServingMode {
+    match mode {
+        Mode::Fallback => ServingMode::Fallback,
+        Mode::Strict => ServingMode::Strict,
+        Mode::Offline => ServingMode::Offline,
+    }
+}
+
+/// When upstream last said something about its index.
+fn index_checked(status: &Status) -> Option<SystemTime> {
+    let age = status.upstream.index.last_success;
+    let answered = age.and_then(|age| status.now.checked_sub(age));
+    answered.max(followed_at(status))
+}
+
+fn journal_events(counts: &EventCounts) -> Vec<(JournalEvent, u64)> {
+    vec![
+        (JournalEvent::FirstSeen, counts.first_seen),
+        (JournalEvent::NewVersion, counts.new_version),
+        (JournalEvent::Yanked, counts.yanked),
+        (JournalEvent::Unyanked, counts.unyanked),
+        (JournalEvent::ChecksumChanged, counts.checksum_changed),
+        (JournalEvent::VersionRemoved, counts.version_removed),
+        (JournalEvent::NameGone, counts.name_gone),
+        (JournalEvent::NameBack, counts.name_back),
+    ]
+}
+
+fn store_bytes(totals: &Totals) -> Vec<(Content, u64, u64)> {
+    let (raw, stored) = (totals.index_raw_bytes, totals.index_stored_bytes);
+    vec![
+        (Content::Crates, totals.blob_bytes, totals.blob_bytes),
+        (Content::Index, raw, stored),
+    ]
+}
+
+fn job(running: &Running) -> JobGauges {
+    JobGauges {
+        kind: running.kind.label(),
+        done: running.done,
+        planned: running.total,
+    }
+}
+
+fn since_1970(at: Option<SystemTime>) -> Option<Duration> {
+    at?.duration_since(SystemTime::UNIX_EPOCH).ok()
+}
+
+fn followed_at(status: &Status) -> Option<SystemTime> {
+    status.follow.as_ref()?.followed_at
+}
