@@ -1,0 +1,246 @@
+//! Gathers what the pages show: reads it off the mirror, on threads that may block.
+
+use std::{sync::Arc, time::Duration};
+
+use actix_web::web::Bytes;
+
+use super::{
+    attention, facts,
+    flights::{Flights, Grounded},
+    model::{CratePage, FoundCrate, Overview, Point, SearchPage, Traffic, VersionFacts},
+};
+pub(crate) use crate::mirror::history::Range;
+use crate::{
+    http::State,
+    metrics,
+    mirror::{self, Status, history::Recorded, overview},
+    policy::freshness::Mode,
+    registry::{
+        CrateName,
+        words::{is_hidden, seconds},
+    },
+};
+
+/// How many crates a search shows.
+const MOST_FOUND: usize = 50;
+
+/// How many versions of a crate are shown.
+const MOST_VERSIONS: usize = 500;
+
+/// How long what was gathered is shown: however many look, it is gathered once in this time.
+const FRESH_FOR: Duration = Duration::from_secs(1);
+
+/// How many crates and searches are looked for at a time: each has the store read and a page written.
+const LOOKS_AT_ONCE: usize = 3;
+
+/// How many of them wait, or are shown again, at most.
+const MOST_LOOKS: usize = 48;
+
+/// What is being gathered, and what was within the last second.
+#[derive(Debug)]
+pub(crate) struct Gathered {
+    overview: Flights<Arc<overview::Overview>>,
+    pages: Flights<Looked>,
+}
+
+impl Default for Gathered {
+    fn default() -> Gathered {
+        Gathered {
+            overview: Flights::new(1, 1),
+            pages: Flights::new(LOOKS_AT_ONCE, MOST_LOOKS),
+        }
+    }
+}
+
+/// What came of a look for a crate or of a search.
+#[derive(Debug, Clone)]
+pub(super) enum Looked {
+    /// The page or its JSON, written.
+    Written(Bytes),
+    /// There is no such crate here.
+    Unknown,
+    /// The store cannot be read.
+    Failed(mirror::Error),
+    /// Too many others look.
+    Busy,
+    /// It broke off; the log has why.
+    Broke,
+}
+
+impl Looked {
+    fn of<T>(
+        found: Result<Option<T>, mirror::Error>,
+        write: impl FnOnce(T) -> Option<Bytes>,
+    ) -> Looked {
+        match found {
+            Ok(Some(found)) => write(found).map_or(Looked::Broke, Looked::Written),
+            Ok(None) => Looked::Unknown,
+            Err(error) => Looked::Failed(error),
+        }
+    }
+
+    fn from(looked: Result<Looked, Grounded>) -> Looked {
+        match looked {
+            Ok(looked) => looked,
+            Err(Grounded::Busy) => Looked::Busy,
+            Err(Grounded::Broke) => Looked::Broke,
+        }
+    }
+}
+
+/// The status page for the base that it was reached by; `None`: it could not be gathered, and the
+/// log has why.
+pub(super) async fn overview(state: &State, base: &str, range: Range) -> Option<Overview> {
+    let mirror = state.mirror.clone();
+    let gather = move || Arc::new(mirror.overview());
+    let gathered = state.gathered.overview.get("", FRESH_FOR, gather).await;
+    let gathered = gathered.ok()?;
+    let recorded = state.mirror.traffic(range);
+    Some(page_of(&gathered, base, traffic(&recorded, range)))
+}
+
+fn page_of(gathered: &overview::Overview, base: &str, traffic: Traffic) -> Overview {
+    let status = &gathered.status;
+    let attention = attention::attention(gathered);
+    Overview {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        now_seconds: seconds(status.now),
+        uptime_seconds: status.uptime.as_secs(),
+        verdict: attention::verdict(status, &attention),
+        attention,
+        upstream: facts::upstream(gathered),
+        held: facts::held(gathered, base),
+        git: status.git.as_ref().map(facts::git),
+        traffic,
+        events: gathered.events.iter().map(facts::event).collect(),
+        jobs: gathered.running.iter().map(facts::job).collect(),
+        last_jobs: gathered.recorded.last.iter().map(facts::last_job).collect(),
+        clients: facts::clients(status, base),
+    }
+}
+
+fn traffic(recorded: &Recorded, range: Range) -> Traffic {
+    Traffic {
+        range: range.as_str().to_owned(),
+        step_seconds: range.step_seconds(),
+        points: recorded.points.iter().map(point).collect(),
+        total: Point {
+            at_seconds: recorded.points.first().map_or(0, |(start, _)| *start),
+            ..point(&(0, recorded.total))
+        },
+        since_seconds: recorded.since,
+    }
+}
+
+fn point((start, traffic): &(u64, metrics::Traffic)) -> Point {
+    Point {
+        at_seconds: *start,
+        index_hits: traffic.index_hits,
+        index_misses: traffic.index_misses,
+        index_stale: traffic.index_stale,
+        crate_hits: traffic.crate_hits,
+        crate_misses: traffic.crate_misses,
+        served_bytes: traffic.served_bytes,
+        fetched_bytes: traffic.fetched_bytes,
+        saved_bytes: traffic.saved_bytes,
+        upstream_failures: traffic.upstream_failures,
+        failed: traffic.failed,
+    }
+}
+
+/// A crate, as `write` writes it. `form` tells apart what is written of the same crate.
+pub(super) async fn krate(
+    state: &State,
+    name: &CrateName,
+    form: &str,
+    write: impl FnOnce(CratePage, u64) -> Option<Bytes> + Send + 'static,
+) -> Looked {
+    let stamp = state.mirror.view_stamp(name);
+    let key = format!("crate {} {stamp} {form}", name.key());
+    let (mirror, name) = (state.mirror.clone(), name.clone());
+    let look = move || {
+        let found = mirror.crate_facts(&name, MOST_VERSIONS);
+        let status = mirror.status(0);
+        Looked::of(found, |facts| {
+            write(crate_page_of(&facts, &status), seconds(status.now))
+        })
+    };
+    Looked::from(state.gathered.pages.get(&key, FRESH_FOR, look).await)
+}
+
+fn crate_page_of(facts: &overview::CrateFacts, status: &Status) -> CratePage {
+    let usable = match status.mode {
+        Mode::Offline => facts.held_version.as_ref(),
+        Mode::Fallback | Mode::Strict => facts.max_version.as_ref(),
+    };
+    let dependency = usable.map(|version| format!("{} = \"{version}\"", facts.name));
+    CratePage {
+        name: facts.name.to_string(),
+        is_gone: facts.is_gone,
+        checked_seconds: Some(facts::age(status.now, facts.checked)),
+        max_version: facts.max_version.as_ref().map(ToString::to_string),
+        held_version: facts.held_version.as_ref().map(ToString::to_string),
+        versions_count: facts.versions_count,
+        held_count: facts.held_count,
+        held_bytes: facts.held_bytes,
+        downloads: facts.downloads,
+        counted_since_seconds: facts.counted_since.map(seconds),
+        versions: facts.versions.iter().map(version).collect(),
+        events: facts.events.iter().map(facts::event).collect(),
+        dependency: dependency.unwrap_or_default(),
+    }
+}
+
+fn version(facts: &overview::VersionFacts) -> VersionFacts {
+    let release = &facts.release;
+    VersionFacts {
+        version: release.version.to_string(),
+        checksum: release.checksum.to_string(),
+        yanked: release.yanked,
+        removed: release.removed,
+        held: release.held,
+        pinned: facts.is_pinned,
+        bytes: facts.bytes,
+        published_seconds: facts.published.map(seconds),
+        first_seen_seconds: facts.first_seen.map(seconds),
+        downloads: facts.downloads,
+        rust_version: facts.rust_version.clone(),
+    }
+}
+
+/// A search over the crates that are known here, as `write` writes what it found. `form`: see
+/// [`krate`].
+pub(super) async fn search(
+    state: &State,
+    query: &str,
+    form: &str,
+    write: impl FnOnce(SearchPage) -> Option<Bytes> + Send + 'static,
+) -> Looked {
+    // It is shown again, and no name has such letters.
+    let seen = |letter: &char| !is_hidden(*letter);
+    let query: String = query.trim().chars().filter(seen).collect();
+    let mirror = state.mirror.clone();
+    let key = format!("search {form} {query}");
+    let look = move || {
+        let found = mirror.search_held(&query, MOST_FOUND);
+        Looked::of(found.map(Some), |(found, total)| {
+            write(SearchPage {
+                query,
+                found: found.iter().map(found_crate).collect(),
+                total,
+            })
+        })
+    };
+    // Scripts search for what came a moment ago.
+    Looked::from(state.gathered.pages.get(&key, Duration::ZERO, look).await)
+}
+
+fn found_crate(found: &overview::FoundCrate) -> FoundCrate {
+    let max = found.found.max_version.as_ref();
+    FoundCrate {
+        name: found.found.name.to_string(),
+        max_version: max.map(ToString::to_string),
+        versions: found.versions,
+        held: found.held,
+    }
+}
