@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
     net::UnixStream,
@@ -13,8 +14,8 @@ use tokio::{
 };
 
 use super::{
-    Ask, Error, Head, Hello, Line, MOST_BODY_BYTES, MOST_FILES, PROTOCOL, Reached, VERSION,
-    ancillary, place::Place,
+    Ask, Error, Head, Hello, Line, MOST_BODY_BYTES, MOST_FILES, Order, PROTOCOL, Reached, Reloaded,
+    VERSION, ancillary, place::Place,
 };
 use crate::mirror::jobs::{Event, Files, JobError, Report, Request};
 
@@ -108,6 +109,23 @@ impl Client {
     /// # Errors
     /// [`Error::TooManyFiles`], [`Error::TooLarge`], [`Error::Io`].
     pub async fn ask(&mut self, request: &Request, files: Files) -> Result<(), Error> {
+        self.request(request, files).await
+    }
+
+    /// Has the daemon read its configuration again, and gives back what it says to that.
+    ///
+    /// # Errors
+    /// [`Error::Ended`], [`Error::Strange`], [`Error::Io`].
+    pub async fn reload(&mut self) -> Result<Result<Reloaded, JobError>, Error> {
+        self.request(&Order::Reload, Files::new()).await?;
+        match self.line().await? {
+            Line::Reloaded(reloaded) => Ok(Ok(reloaded)),
+            Line::Error(error) => Ok(Err(error)),
+            Line::Hello(_) | Line::Event(_) | Line::Report(_) => Err(self.strange()),
+        }
+    }
+
+    async fn request(&mut self, request: &impl Serialize, files: Files) -> Result<(), Error> {
         let ask = Ask {
             orlop: VERSION,
             request,
@@ -159,7 +177,7 @@ impl Client {
             Line::Event(event) => Ok(Word::Event(event)),
             Line::Report(report) => Ok(Word::End(Ok(report))),
             Line::Error(error) => Ok(Word::End(Err(error))),
-            Line::Hello(_) => Err(self.strange()),
+            Line::Hello(_) | Line::Reloaded(_) => Err(self.strange()),
         }
     }
 

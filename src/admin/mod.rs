@@ -1,7 +1,8 @@
 //! The admin socket: how a command reaches the server that has the store. Hides the protocol.
 //!
 //! A unix socket of mode 0660: whoever the file system lets write to it may ask for any job. One
-//! connection is one job, and who closes it (or its own half) cancels the job.
+//! connection is one job, and who closes it (or its own half) cancels the job. A reload of the
+//! configuration is asked for like a job, and answered with `{"reloaded":{…}}`.
 //!
 //! ```text
 //! client                                        server
@@ -37,7 +38,7 @@ pub use self::{
     error::Error,
     server::Server,
 };
-use crate::mirror::jobs::{Event, JobError, Report, Request};
+use crate::mirror::jobs::{Event, JobError, Report};
 
 /// The version of the framing.
 pub const PROTOCOL: u32 = 1;
@@ -78,6 +79,49 @@ pub struct Reached {
     pub base: Option<String>,
 }
 
+/// What a new configuration changed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// The file that was read; `None`: there is none.
+    pub file: Option<String>,
+    /// What holds from now on.
+    pub applied: Vec<Changed>,
+    /// What holds from the next start of the server on.
+    pub needs_restart: Vec<Changed>,
+    /// What is odd and yet no mistake for certain.
+    pub warnings: Vec<String>,
+}
+
+/// A setting that is another now, as it may be shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Which.
+    pub key: String,
+    /// What it was; null: not set.
+    pub from: serde_json::Value,
+    /// What it is; the same where only its secret part changed.
+    pub to: serde_json::Value,
+}
+
+/// What a server is asked beside its jobs.
+pub trait Daemon: Send + Sync {
+    /// How clients of cargo reach it.
+    fn reached(&self) -> Reached;
+
+    /// Reads the configuration again and takes it on, or refuses it as a whole. Blocks.
+    ///
+    /// # Errors
+    /// All that is wrong with it, of [`Fault::Usage`](crate::mirror::jobs::Fault::Usage).
+    fn reload(&self, asker: &str) -> Result<Reloaded, JobError>;
+}
+
+/// What is asked of the server itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+enum Order {
+    Reload,
+}
+
 /// What the server says, a line each.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -85,14 +129,15 @@ enum Line {
     Hello(Hello),
     Event(Event),
     Report(Box<Report>),
+    Reloaded(Reloaded),
     Error(JobError),
 }
 
 /// What a client asks.
 #[derive(Debug, Serialize)]
-struct Ask<'a> {
+struct Ask<'a, T> {
     orlop: &'a str,
-    request: &'a Request,
+    request: &'a T,
 }
 
 /// The head of a request.

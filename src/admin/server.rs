@@ -30,8 +30,8 @@ use tokio::{
 };
 
 use super::{
-    Error, HEAD_LEN, Head, Hello, Line, MOST_BODY_BYTES, MOST_FILES, PROTOCOL, Reached, VERSION,
-    ancillary, place::Place,
+    Daemon, Error, HEAD_LEN, Head, Hello, Line, MOST_BODY_BYTES, MOST_FILES, Order, PROTOCOL,
+    Reloaded, VERSION, ancillary, place::Place,
 };
 use crate::mirror::{
     Mirror,
@@ -121,15 +121,15 @@ impl Server {
         })
     }
 
-    /// Says `http` to who asks, and takes requests until `stop` says so, then takes the socket away and waits for the jobs
-    /// under way, whose clients are told how they end.
+    /// Takes requests to `mirror` and `daemon` until `stop` says so, then takes the socket away and
+    /// waits for the jobs under way, whose clients are told how they end.
     ///
     /// # Errors
     /// Where the runtime does not take the socket.
     pub async fn run(
         self,
         mirror: Mirror,
-        http: Reached,
+        daemon: Arc<dyn Daemon>,
         mut stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
         let Server {
@@ -152,10 +152,11 @@ impl Server {
                             protocol: PROTOCOL,
                             orlop: VERSION.to_owned(),
                             data: data.clone(),
-                            http: http.clone(),
+                            http: daemon.reached(),
                         };
+                        let daemon = Arc::clone(&daemon);
                         open.spawn(async move {
-                            attend(stream, &mirror, hello, place.is_some()).await;
+                            attend(stream, &mirror, &daemon, hello, place.is_some()).await;
                             drop(place);
                         });
                     }
@@ -225,7 +226,13 @@ fn is_owner(user: u32, ours: u32) -> bool {
 }
 
 /// One connection: one job.
-async fn attend(mut stream: UnixStream, mirror: &Mirror, hello: Hello, has_place: bool) {
+async fn attend(
+    mut stream: UnixStream,
+    mirror: &Mirror,
+    daemon: &Arc<dyn Daemon>,
+    hello: Hello,
+    has_place: bool,
+) {
     let asker = asker(&stream);
     if say(&mut stream, &Line::Hello(hello)).await.is_err() {
         return;
@@ -243,7 +250,16 @@ async fn attend(mut stream: UnixStream, mirror: &Mirror, hello: Hello, has_place
         .hint("wait until some of them are over"))
     };
     let last = match job {
-        Ok((request, files)) => run(&mut stream, mirror, &asker, request, files).await,
+        // It only wanted to know whether somebody is there.
+        Ok(None) => return,
+        Ok(Some((Wanted::Job(request), files))) => {
+            let ended = run(&mut stream, mirror, &asker, *request, files).await;
+            ended.map(|report| Line::Report(Box::new(report)))
+        }
+        Ok(Some((Wanted::Order(Order::Reload), _files))) => {
+            let reloaded = reload(daemon, &asker).await;
+            reloaded.map(Line::Reloaded)
+        }
         Err(error) => {
             tracing::info!(
                 "refuses a request of {} at the admin socket: {error}",
@@ -252,10 +268,7 @@ async fn attend(mut stream: UnixStream, mirror: &Mirror, hello: Hello, has_place
             Err(error)
         }
     };
-    let last = match last {
-        Ok(report) => Line::Report(Box::new(report)),
-        Err(error) => Line::Error(error),
-    };
+    let last = last.unwrap_or_else(Line::Error);
     // Nobody may be there to hear it.
     if let Err(error) = say(&mut stream, &last).await {
         tracing::debug!(%error, "the client of the admin socket did not hear the end");
@@ -293,9 +306,17 @@ struct Asked<'a> {
     request: &'a RawValue,
 }
 
-/// Reads a request. Nothing is set aside for it before it is there.
-async fn receive(stream: &mut UnixStream) -> Result<(Request, Files), JobError> {
-    let (head, files) = receive_head(stream).await?;
+/// What a client asks.
+enum Wanted {
+    Job(Box<Request>),
+    Order(Order),
+}
+
+/// Reads a request; `None`: none came. Nothing is set aside for it before it is there.
+async fn receive(stream: &mut UnixStream) -> Result<Option<(Wanted, Files)>, JobError> {
+    let Some((head, files)) = receive_head(stream).await? else {
+        return Ok(None);
+    };
     let mut body = Vec::new();
     let mut bounded = (&mut *stream).take(head.body_len);
     let read = bounded.read_to_end(&mut body).await;
@@ -308,9 +329,21 @@ async fn receive(stream: &mut UnixStream) -> Result<(Request, Files), JobError> 
     if asked.orlop != VERSION {
         return Err(other_version(&asked.orlop));
     }
+    if let Ok(order) = serde_json::from_str(asked.request.get()) {
+        return Ok(Some((Wanted::Order(order), files)));
+    }
     let request = serde_json::from_str(asked.request.get())
         .map_err(|error| refused("it is no job that this daemon knows").because(&error))?;
-    Ok((request, files))
+    Ok(Some((Wanted::Job(request), files)))
+}
+
+/// Off this thread, which has others to answer. It goes on where nobody waits any more.
+async fn reload(daemon: &Arc<dyn Daemon>, asker: &Asker) -> Result<Reloaded, JobError> {
+    let (daemon, asker) = (Arc::clone(daemon), asker.name().to_owned());
+    let reloading = tokio::task::spawn_blocking(move || daemon.reload(&asker));
+    reloading.await.unwrap_or_else(|panicked| {
+        Err(JobError::new(Fault::Unavailable, "the reload failed").because(&panicked))
+    })
 }
 
 fn other_version(theirs: &str) -> JobError {
@@ -321,7 +354,7 @@ fn other_version(theirs: &str) -> JobError {
     .hint("restart the daemon after an update, or run the orlop that it runs")
 }
 
-async fn receive_head(stream: &UnixStream) -> Result<(Head, Files), JobError> {
+async fn receive_head(stream: &UnixStream) -> Result<Option<(Head, Files)>, JobError> {
     let mut bytes = [0; HEAD_LEN];
     let mut files = Files::new();
     let mut filled = 0;
@@ -331,6 +364,7 @@ async fn receive_head(stream: &UnixStream) -> Result<(Head, Files), JobError> {
             ancillary::receive(stream, rest, &mut files)
         });
         match received.await {
+            Ok(0) if filled == 0 => return Ok(None),
             Ok(0) => return Err(refused("it ended in its middle")),
             Ok(count) => filled += count,
             Err(error) => return Err(broken(&error)),
@@ -349,7 +383,7 @@ async fn receive_head(stream: &UnixStream) -> Result<(Head, Files), JobError> {
     if head.files as usize != files.len() || files.len() > MOST_FILES {
         return Err(refused("another number of files came than it says"));
     }
-    Ok((head, files))
+    Ok(Some((head, files)))
 }
 
 /// Runs the job while its client is told how it goes, and cancels it when the client goes.

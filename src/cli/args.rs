@@ -66,7 +66,9 @@ impl Args {
     /// The command line as its help tells it.
     pub(super) fn shown() -> clap::Command {
         Args::command().mut_subcommands(|command| match command.get_name() {
-            "serve" | "config" | "client-config" | "doctor" => command,
+            "serve" | "reload" | "config" | "client-config" | "doctor" | "completions" | "man" => {
+                command
+            }
             _ => below_a_heading(command),
         })
     }
@@ -98,6 +100,9 @@ Examples:
   orlop serve --upstream https://other.example/index/ --mode strict
   ORLOP_UPSTREAM_PROXY=http://proxy:3128 orlop serve")]
     Serve(SettingArgs),
+
+    /// Have the running server read its configuration again.
+    Reload(commands::ReloadArgs),
 
     /// Print the lines of cargo configuration that send cargo to this mirror.
     ///
@@ -173,6 +178,12 @@ Examples:
     /// Check or show the configuration.
     #[command(subcommand, arg_required_else_help = true)]
     Config(ConfigCommand),
+
+    /// Print the completions of a shell.
+    Completions(commands::CompletionsArgs),
+
+    /// Write the manual pages into a folder.
+    Man(commands::ManArgs),
 }
 
 impl Command {
@@ -181,6 +192,8 @@ impl Command {
         match self {
             Command::Serve(_)
             | Command::ClientConfig { .. }
+            | Command::Completions(_)
+            | Command::Man(_)
             | Command::Config(ConfigCommand::Check(_)) => false,
             Command::Config(ConfigCommand::Show { json, .. }) => *json,
             Command::Sync(args) => args.job.json,
@@ -198,6 +211,7 @@ impl Command {
             Command::Gc(args) => args.job.json,
             Command::Backup(args) => args.job.json,
             Command::Restore(args) => args.json,
+            Command::Reload(args) => args.json,
             Command::Doctor(args) => args.json,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::mirror::jobs::{Fault, JobError};
@@ -48,6 +49,14 @@ pub enum Error {
     /// A result could not be written.
     #[error("could not write to stdout")]
     Output(#[from] io::Error),
+    /// A manual page could not be written.
+    #[error("could not write `{}`", path.display())]
+    Page {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A series is declared wrongly: a defect of ours.
     #[error("could not start the metrics")]
     Metrics(#[source] metrics::InvalidSeries),
@@ -66,6 +75,9 @@ pub enum Error {
     /// An address cannot be listened on.
     #[error("could not listen")]
     Listen(#[source] listen::Error),
+    /// A socket that was handed over is no use.
+    #[error("could not listen")]
+    Inherited(#[source] config::NotListening),
     /// The admin socket cannot be listened at, or there is no talking to the daemon behind it.
     #[error("could not use the admin socket")]
     Admin(#[source] admin::Error),
@@ -90,6 +102,7 @@ impl Error {
             Error::Config(_)
             | Error::Url(_)
             | Error::FreePort
+            | Error::Inherited(_)
             | Error::Log(_)
             | Error::Upstream(_)
             | Error::Store(store::Error::NotAStore { .. } | store::Error::NotEmpty { .. })
@@ -111,6 +124,7 @@ impl Error {
                 Fault::Cancelled => Exit::Cancelled,
             },
             Error::Output(_)
+            | Error::Page { .. }
             | Error::Metrics(_)
             | Error::Store(_)
             | Error::Git(_)
@@ -139,12 +153,14 @@ impl Error {
                     .to_owned(),
             ),
             Error::Admin(error) => error.hint().map(str::to_owned),
+            Error::Inherited(error) => Some(error.hint().to_owned()),
             Error::Job(error) => error.hint.clone(),
             Error::Config(_)
             | Error::Problems
             | Error::Told(_)
             | Error::Log(_)
             | Error::Output(_)
+            | Error::Page { .. }
             | Error::Metrics(_)
             | Error::Threads(_)
             | Error::Listen(_)
@@ -201,7 +217,7 @@ impl Error {
 }
 
 /// What an error says, and what caused it, and what caused that.
-fn chain(error: &dyn StdError) -> Vec<String> {
+pub(super) fn chain(error: &dyn StdError) -> Vec<String> {
     let mut said = vec![error.to_string()];
     let mut cause = error.source();
     while let Some(error) = cause {

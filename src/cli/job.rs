@@ -72,6 +72,18 @@ impl JobArgs {
 /// Prints a report for a person.
 pub(super) type Print<'a> = &'a mut dyn FnMut(&Report, &mut dyn Write) -> io::Result<()>;
 
+/// The [`Print`] of a command: `printed!(Gc(report), out => print(report, out))`. Another kind of
+/// report than that of the request does not come; if it did, it is shown as it is.
+macro_rules! printed {
+    ($kind:ident($report:ident), $out:ident => $print:expr) => {
+        &mut |report, $out| match report {
+            $crate::mirror::jobs::Report::$kind($report) => $print,
+            other => writeln!($out, "{other:?}"),
+        }
+    };
+}
+pub(super) use printed;
+
 /// Runs `request` to its end. Events go to stderr (as JSON lines to `out` with `--json`), the
 /// report to `out`. A report with problems is [`Error::Problems`] after it was printed.
 ///
@@ -308,7 +320,7 @@ fn run_here(
     screen: &mut Screen<'_>,
 ) -> Result<Report, Error> {
     let config = &loaded.config;
-    logs::start(&warnings_only(&config.log), loaded.no_color)?;
+    let _chooser = logs::start(&warnings_only(&config.log), loaded.no_color)?;
     open::refuse_backup(&config.data)?;
     let makes_one = match config.data.join("format").try_exists() {
         Ok(false) if makes_a_store(request.kind()) => true,

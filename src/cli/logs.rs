@@ -11,15 +11,32 @@ use super::Error;
 use crate::config::{LogConfig, LogFormat};
 use crate::http::QUIET_TARGETS;
 
-/// Starts the log of this process.
-pub(super) fn start(log: &LogConfig, no_color: bool) -> Result<(), Error> {
+/// Starts the log of this process, and gives back what chooses other lines for it later.
+pub(super) fn start(log: &LogConfig, no_color: bool) -> Result<Chooser, Error> {
     let color = !no_color && io::stderr().is_terminal();
-    let subscriber = subscriber(log, color, io::stderr).map_err(Error::Log)?;
+    let (subscriber, chooser) = subscriber(log, color, io::stderr).map_err(Error::Log)?;
     let started = subscriber.try_init();
-    started.map_err(|error| Error::Log(error.into()))
+    started.map_err(|error| Error::Log(error.into()))?;
+    Ok(chooser)
 }
 
-type Made = Box<dyn Subscriber + Send + Sync>;
+type Made = (Box<dyn Subscriber + Send + Sync>, Chooser);
+
+type Trouble = Box<dyn StdError + Send + Sync>;
+
+/// Chooses which lines are written, while the program runs.
+pub(super) struct Chooser(Box<dyn Fn(EnvFilter) -> Result<(), Trouble> + Send + Sync>);
+
+impl Chooser {
+    /// Has the lines of `filter` written from now on.
+    pub(super) fn choose(&self, filter: &str) -> Result<(), Trouble> {
+        (self.0)(parsed(filter)?)
+    }
+}
+
+fn parsed(filter: &str) -> Result<EnvFilter, Trouble> {
+    Ok(EnvFilter::builder().parse(format!("{QUIET_TARGETS},{filter}"))?)
+}
 
 fn subscriber<W>(
     log: &LogConfig,
@@ -29,16 +46,25 @@ fn subscriber<W>(
 where
     W: Write + 'static,
 {
-    let filter = format!("{QUIET_TARGETS},{}", log.filter);
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::builder().parse(filter)?)
+        .with_env_filter(parsed(&log.filter)?)
         .with_writer(writer)
         .with_ansi(color)
         // A closed stderr must not end in a panic of the thread that wanted to say something.
         .log_internal_errors(false);
     Ok(match log.format {
-        LogFormat::Human => Box::new(builder.finish()),
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
+        LogFormat::Human => {
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            let choose = Box::new(move |filter| Ok(handle.reload(filter)?));
+            (Box::new(builder.finish()), Chooser(choose))
+        }
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let choose = Box::new(move |filter| Ok(handle.reload(filter)?));
+            (Box::new(builder.finish()), Chooser(choose))
+        }
     })
 }
 
@@ -69,7 +95,7 @@ mod tests {
         };
         let page = Page::default();
         let writer = page.clone();
-        let subscriber = subscriber(&log, color, move || writer.clone()).unwrap();
+        let (subscriber, _chooser) = subscriber(&log, color, move || writer.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(krate.name = "serde", size_bytes = 7, "fetched");
             tracing::debug!("details");
@@ -86,6 +112,25 @@ mod tests {
         assert_eq!(value["krate.name"], "serde");
         assert_eq!(value["size_bytes"], 7);
         assert_eq!(value["level"], "INFO");
+    }
+
+    #[test]
+    fn another_filter_may_be_chosen_while_it_runs() {
+        let log = LogConfig {
+            format: LogFormat::Json,
+            filter: "info".to_owned(),
+        };
+        let page = Page::default();
+        let writer = page.clone();
+        let (subscriber, chooser) = subscriber(&log, false, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug!("before");
+            chooser.choose("debug").unwrap();
+            tracing::debug!("after");
+            assert!(chooser.choose("a=b=c").is_err());
+        });
+        let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+        assert!(text.contains("after") && !text.contains("before"), "{text}");
     }
 
     #[test]

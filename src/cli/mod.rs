@@ -10,10 +10,13 @@ mod doctor;
 mod error;
 pub mod job;
 mod logs;
+mod notify;
 mod open;
 mod progress;
+mod reload;
 mod serve;
 mod settings;
+mod vitals;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -21,7 +24,7 @@ use std::process::ExitCode;
 pub use args::{Args, Command, ConfigCommand, SettingArgs};
 pub use error::{Error, Exit};
 
-use crate::config::{self, Loaded, Sources};
+use crate::config::{self, Loaded, ServiceManager, Sources};
 
 /// Reads the arguments of the process, runs the command, and says how it went.
 pub fn main() -> ExitCode {
@@ -64,7 +67,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
 
 fn dispatch(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     match &args.command {
-        Command::Serve(settings) => serve(&load(settings)?),
+        Command::Serve(settings) => serve(settings),
+        Command::Reload(args) => args.run(out),
         Command::ClientConfig {
             url,
             git,
@@ -91,6 +95,8 @@ fn dispatch(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
         Command::Backup(args) => args.run(out),
         Command::Restore(args) => args.run(out),
         Command::Doctor(args) => args.run(out),
+        Command::Completions(args) => args.run(out),
+        Command::Man(args) => args.run(out),
         Command::Config(ConfigCommand::Check(settings)) => {
             settings::check(&load_and_warn(settings)?, out)
         }
@@ -114,12 +120,37 @@ fn load_and_warn(settings: &SettingArgs) -> Result<Loaded, Error> {
     Ok(loaded)
 }
 
-fn serve(loaded: &Loaded) -> Result<(), Error> {
-    logs::start(&loaded.config.log, loaded.no_color)?;
+fn serve(settings: &SettingArgs) -> Result<(), Error> {
+    let manager = ServiceManager::of_process();
+    let notify = notify::Notify::to(&manager);
+    let served = serve_told(settings, manager, notify.clone());
+    if let Err(error) = &served {
+        notify.status(&format!("failed: {error}"));
+    }
+    served
+}
+
+fn serve_told(
+    settings: &SettingArgs,
+    manager: ServiceManager,
+    notify: notify::Notify,
+) -> Result<(), Error> {
+    // Before anything else starts a thread: what handed them over is taken out of the environment.
+    let sockets = config::inherited_sockets().map_err(Error::Inherited)?;
+    let sources = Sources::of_process(settings.to_flags());
+    let loaded = config::load(&sources).map_err(Error::Config)?;
+    let log = logs::start(&loaded.config.log, loaded.no_color)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    serve::serve(&loaded.config)
+    serve::serve(serve::Start {
+        sources,
+        loaded,
+        log,
+        sockets,
+        manager,
+        notify,
+    })
 }
 
 /// Help and the version are results; the rest is wrong usage. clap knows where each is printed.

@@ -62,6 +62,10 @@ pub(super) fn mirror(config: &Config, options: mirror::Options) -> Result<Mirror
 /// of 1024 is a courtesy to programs that use `select`.
 fn allow_open_files() {
     let mut limits = rustix::process::getrlimit(Resource::Nofile);
+    // A sandbox may have taken the right to set them.
+    if limits.current == limits.maximum {
+        return;
+    }
     limits.current = limits.maximum;
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limits) {
         tracing::warn!(%error, "could not raise the limit of open files");

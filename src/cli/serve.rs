@@ -1,33 +1,118 @@
 //! `orlop serve`: puts the rooms together, says when it is ready, and ends them in order.
 
-use std::io::{self, IsTerminal as _, Write as _};
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
 
-use super::error::Error;
-use super::{open, tell};
-use crate::admin;
-use crate::config::Config;
-use crate::http::Server;
-use crate::mirror::Mirror;
-use crate::registry::client::client_config;
+use super::{
+    error::Error,
+    logs::Chooser,
+    notify::{Notify, Patience},
+    open,
+    reload::Running,
+    tell, vitals,
+    vitals::Vitals,
+};
+use crate::{
+    admin::{self, Daemon as _},
+    config::{Config, Loaded, ServiceManager, Sources},
+    http::{Server, listen},
+    mirror::Mirror,
+    registry::client::client_config,
+};
 
 /// How long jobs may take to end once no client waits any more: what they fetched is lost
 /// otherwise, and most need only their last fsync.
 const JOBS_GRACE: Duration = Duration::from_secs(5);
 
+/// How long the last writes of a stop may take beside the rest, for the service manager: what a
+/// write may take at most (20 s), and some more.
+const LAST_WRITES: Duration = Duration::from_secs(30);
+
+/// How long what still blocks at the end is waited for.
+const BLOCKED_GRACE: Duration = Duration::from_secs(1);
+
+/// What a server starts from.
+pub(super) struct Start {
+    pub(super) sources: Sources,
+    pub(super) loaded: Loaded,
+    pub(super) log: Chooser,
+    /// Sockets that listen already.
+    pub(super) sockets: Vec<TcpListener>,
+    pub(super) manager: ServiceManager,
+    pub(super) notify: Notify,
+}
+
 /// Runs the mirror until a signal ends it.
 ///
 /// # Errors
 /// Whatever kept it from starting: settings, the store, an address; and a last write that failed.
-pub(super) fn serve(config: &Config) -> Result<(), Error> {
-    let mirror = open::mirror(config, config.mirror())?;
-    let outcome = admin(config).and_then(|admin| answer(config, &mirror, admin));
+pub(super) fn serve(start: Start) -> Result<(), Error> {
+    let notify = start.notify.clone();
+    let runtime = open::runtime()?;
+    // From here on, because a SIGHUP that nobody takes ends a process.
+    let signals = runtime.block_on(async { Signals::take() })?;
+    let config = start.loaded.config.clone();
+    let patience = notify.patience("opening the store");
+    let mirror = open::mirror(&config, config.mirror())?;
+    let outcome =
+        admin(&config).and_then(|admin| answer(start, &runtime, signals, &mirror, admin, patience));
+    notify.stopping(JOBS_GRACE + LAST_WRITES);
     let ended = mirror.shut_down(JOBS_GRACE).map_err(Error::End);
+    // A read of a disk that hangs does not hold up the end.
+    runtime.shutdown_timeout(BLOCKED_GRACE);
     outcome.and(ended)
+}
+
+/// The signals that a server knows.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn take() -> Result<Signals, Error> {
+        let take = |kind| signal(kind).map_err(Error::Threads);
+        Ok(Signals {
+            terminate: take(SignalKind::terminate())?,
+            interrupt: take(SignalKind::interrupt())?,
+            hangup: take(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next that asks for the end. Cancel safe.
+    async fn end(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+
+    /// The next that asks for the end; meanwhile each SIGHUP reloads. Cancel safe.
+    async fn end_or_reload(&mut self, running: &Arc<Running>) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => {
+                    let running = Arc::clone(running);
+                    // What came of it is in the log and in the status text.
+                    drop(tokio::task::spawn_blocking(move || running.reload("SIGHUP")));
+                }
+            }
+        }
+    }
 }
 
 /// The socket for commands. Its default place is nobody's wish: where it cannot be, commands wait
@@ -47,29 +132,64 @@ fn admin(config: &Config) -> Result<Option<admin::Server>, Error> {
     }
 }
 
-fn answer(config: &Config, mirror: &Mirror, admin: Option<admin::Server>) -> Result<(), Error> {
-    let server =
-        Server::bind(config.http(), config.listen(), mirror.clone()).map_err(Error::Listen)?;
-    let runtime = open::runtime()?;
+fn answer(
+    start: Start,
+    runtime: &Runtime,
+    mut signals: Signals,
+    mirror: &Mirror,
+    admin: Option<admin::Server>,
+    patience: Patience,
+) -> Result<(), Error> {
+    let config = start.loaded.config.clone();
+    let watchdog = start.manager.watchdog.filter(|_| start.notify.is_wanted());
+    let listen = listen::Options {
+        heartbeat: watchdog.map(vitals::heartbeat),
+        ..config.listen()
+    };
+    let is_handed = !start.sockets.is_empty();
+    let server = Server::bind(config.http(), listen, start.sockets, mirror.clone());
+    let server = server.map_err(Error::Listen)?;
+    let addresses = server.addresses();
+    if is_handed {
+        tracing::info!(
+            ?addresses,
+            "listens on the sockets that the service manager handed over; `listen.addresses` is not looked at"
+        );
+    }
+    let notify = start.notify;
+    let vitals = Vitals::new(mirror.clone(), server.live(), notify.clone(), watchdog);
+    let vitals = Arc::new(vitals);
+    let running = Arc::new(Running {
+        sources: start.sources,
+        now: Mutex::new(start.loaded.clone()),
+        started: start.loaded,
+        log: start.log,
+        reached: Mutex::new(admin::Reached {
+            addresses: addresses.clone(),
+            base: config.public_base(),
+        }),
+        vitals: Arc::clone(&vitals),
+        is_stopping: AtomicBool::new(false),
+    });
     runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).map_err(Error::Threads)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Threads)?;
-        let addresses = server.addresses();
-        mirror.set_public_base(git_base(config, &addresses));
+        mirror.set_public_base(git_base(&config, &addresses));
         let (serving, stop) = server.run();
         let mut serving = tokio::spawn(serving);
         let (stop_admin, stopped) = watch::channel(false);
-        let http = admin::Reached {
-            addresses: addresses.clone(),
-            base: config.public_base(),
-        };
-        let admin = admin.map(|admin| tokio::spawn(admin.run(mirror.clone(), http, stopped)));
-        announce(config, &addresses)?;
+        let daemon: Arc<dyn admin::Daemon> = Arc::clone(&running) as _;
+        let admin = admin.map(|admin| tokio::spawn(admin.run(mirror.clone(), daemon, stopped)));
+        announce(&config, &addresses)?;
+        // It has no more to ask for once it is ready.
+        drop(patience);
+        notify.ready(&vitals.status());
+        let keeping = tokio::spawn(vitals.keep());
         let signal = tokio::select! {
             ended = &mut serving => return outcome(ended),
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+            signal = signals.end_or_reload(&running) => signal,
         };
+        keeping.abort();
+        running.stop();
+        notify.stopping(config.listen.shutdown_grace + JOBS_GRACE + LAST_WRITES);
         tracing::info!("{signal}: takes no more connections and lets answers under way end");
         stop.stop();
         mirror.stop_jobs();
@@ -86,15 +206,14 @@ fn answer(config: &Config, mirror: &Mirror, admin: Option<admin::Server>) -> Res
         };
         let signal = tokio::select! {
             ended = ending => return outcome(ended),
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+            signal = signals.end() => signal,
         };
         tracing::warn!("{signal}, the second signal: cuts off the answers under way");
         Ok(())
     })
 }
 
-type Ended = Result<Result<(), crate::http::listen::Error>, tokio::task::JoinError>;
+type Ended = Result<Result<(), listen::Error>, tokio::task::JoinError>;
 
 fn outcome(ended: Ended) -> Result<(), Error> {
     match ended {
@@ -129,7 +248,7 @@ fn print_addresses(addresses: &[SocketAddr]) -> io::Result<()> {
 
 /// The base that the git index names: a repository cannot follow the host of a request. Where
 /// nobody set one it is known only while this machine alone is served.
-fn git_base(config: &Config, addresses: &[SocketAddr]) -> Option<String> {
+pub(super) fn git_base(config: &Config, addresses: &[SocketAddr]) -> Option<String> {
     config.public_base().or_else(|| {
         let first = addresses.first()?;
         let is_local = addresses.iter().all(|address| address.ip().is_loopback());

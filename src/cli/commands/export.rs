@@ -8,12 +8,13 @@ use std::{
 };
 
 use super::{
-    media::{NewFile, NewParts, check_free, fault, parse_size, size},
+    media::{NewFile, NewParts, check_free, fault, parse_size},
     sync::SelectionArgs,
+    text::size,
 };
 use crate::cli::{
     Error,
-    job::{self, JobArgs},
+    job::{self, JobArgs, printed},
 };
 use crate::mirror::{
     bundle::{ExportReport, ExportRequest},
@@ -96,15 +97,12 @@ impl ExportArgs {
             Report::Export(report) if !report.nothing => target.keep_for(report),
             _ => Ok(()),
         };
-        let mut print = |report: &Report, out: &mut dyn Write| match report {
-            Report::Export(report) => print(report, out),
-            _ => Ok(()),
-        };
+        let print: job::Print<'_> = printed!(Export(report), out => print(report, out));
         // Where stdout is the bundle, what is told goes to stderr.
         let mut stderr = io::stderr();
         let is_stdout = self.out.as_os_str() == "-";
         let out = if is_stdout { &mut stderr } else { out };
-        let outcome = job::run_then(&self.job, request, files, out, &mut keep, &mut print);
+        let outcome = job::run_then(&self.job, request, files, out, &mut keep, print);
         match outcome {
             Ok(()) => Ok(()),
             Err(Error::Job(error)) => Err(Error::Job(target.explain(error))),

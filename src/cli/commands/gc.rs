@@ -8,10 +8,10 @@ use std::{
 use super::text::{plural, size};
 use crate::cli::{
     Error,
-    job::{self, JobArgs},
+    job::{self, JobArgs, printed},
 };
 use crate::mirror::{
-    jobs::{Report, Request},
+    jobs::Request,
     upkeep::{GcReport, GcRequest, Removed},
 };
 
@@ -48,10 +48,7 @@ impl GcArgs {
             request,
             Vec::new(),
             out,
-            &mut |report, out| match report {
-                Report::Gc(report) => print(report, out),
-                other => writeln!(out, "{other:?}"),
-            },
+            printed!(Gc(report), out => print(report, out)),
         )
     }
 }

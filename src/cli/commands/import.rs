@@ -6,10 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::media::{Feed, NewFile, fault, receipt_path, size};
+use super::media::{Feed, NewFile, fault, receipt_path};
+use super::text::size;
 use crate::cli::{
     Error,
-    job::{self, JobArgs},
+    job::{self, JobArgs, printed},
 };
 use crate::mirror::{
     bundle::{ImportReport, ImportRequest},
@@ -108,11 +109,9 @@ impl ImportArgs {
             Some(new) => new.keep(),
             None => Ok(()),
         };
-        let mut print = |report: &Report, out: &mut dyn Write| match report {
-            Report::Import(report) => print(report, path.as_deref(), out),
-            _ => Ok(()),
-        };
-        match job::run_then(&self.job, request, files, out, &mut keep, &mut print) {
+        let print: job::Print<'_> =
+            printed!(Import(report), out => print(report, path.as_deref(), out));
+        match job::run_then(&self.job, request, files, out, &mut keep, print) {
             Err(Error::Job(error)) if error.fault == Fault::Damaged => {
                 let trouble = feed.as_mut().and_then(Feed::trouble);
                 Err(Error::Job(trouble.unwrap_or(error)))

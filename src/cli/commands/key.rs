@@ -4,12 +4,9 @@ use std::io::Write;
 
 use crate::cli::{
     Error,
-    job::{self, JobArgs},
+    job::{self, JobArgs, printed},
 };
-use crate::mirror::{
-    bundle::KeyRequest,
-    jobs::{Report, Request},
-};
+use crate::mirror::{bundle::KeyRequest, jobs::Request};
 
 /// The key that bundles are signed with.
 #[derive(Debug, Clone, clap::Args)]
@@ -60,10 +57,7 @@ impl KeyArgs {
             Request::Key(request),
             Vec::new(),
             out,
-            &mut |report, out| match report {
-                Report::Key(report) => writeln!(out, "{}", report.public_key),
-                _ => Ok(()),
-            },
+            printed!(Key(report), out => writeln!(out, "{}", report.public_key)),
         )
     }
 }

@@ -48,18 +48,6 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("a part has at least {} bytes", parts::MIN_PART_BYTES))
 }
 
-/// A size as a person reads it.
-pub(super) fn size(bytes: u64) -> String {
-    const UNITS: &[(u64, &str)] = &[(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
-    for (shift, unit) in UNITS {
-        if bytes >> shift > 0 {
-            let tenths = (u128::from(bytes) * 10) >> shift;
-            return format!("{}.{} {unit}", tenths / 10, tenths % 10);
-        }
-    }
-    format!("{bytes} bytes")
-}
-
 fn with_end(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);
@@ -292,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_and_told_as_people_write_them() {
+    fn sizes_are_read_as_people_write_them() {
         for (text, bytes) in [
             ("65536", Some(65536)),
             ("4G", Some(4 << 30)),
@@ -305,9 +293,6 @@ mod tests {
         ] {
             assert_eq!(parse_size(text).ok(), bytes, "{text}");
         }
-        assert_eq!(size(999), "999 bytes");
-        assert_eq!(size(1 << 20), "1.0 MiB");
-        assert_eq!(size((3 << 30) + (1 << 29)), "3.5 GiB");
     }
 
     #[test]

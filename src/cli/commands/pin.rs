@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use super::text::{plural, time};
 use crate::cli::{
     Error,
-    job::{self, JobArgs},
+    job::{self, JobArgs, printed},
 };
 use crate::mirror::{
-    jobs::{Report, Request},
+    jobs::Request,
     upkeep::{PinReport, PinRequest},
 };
 
@@ -83,10 +83,7 @@ fn ask(
         request,
         Vec::new(),
         out,
-        &mut |report, out| match report {
-            Report::Pins(report) => print(report, done, lists, out),
-            other => writeln!(out, "{other:?}"),
-        },
+        printed!(Pins(report), out => print(report, done, lists, out)),
     )
 }
 

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 
 use crate::cli::{
     Error,
-    job::{self, JobArgs},
+    job::{self, JobArgs, printed},
 };
 use crate::mirror::{
-    jobs::{Report, Request},
+    jobs::Request,
     upkeep::{Outcome, RefreshReport, RefreshRequest, RefreshedName},
 };
 
@@ -39,10 +39,7 @@ impl RefreshArgs {
             request,
             Vec::new(),
             out,
-            &mut |report, out| match report {
-                Report::Refresh(report) => print(report, out),
-                other => writeln!(out, "{other:?}"),
-            },
+            printed!(Refresh(report), out => print(report, out)),
         )
     }
 }

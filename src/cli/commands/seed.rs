@@ -17,10 +17,10 @@ use super::{
 use crate::{
     cli::{
         Error,
-        job::{self, JobArgs},
+        job::{self, JobArgs, printed},
     },
     mirror::{
-        jobs::{Fault, JobError, Report, Request},
+        jobs::{Fault, JobError, Request},
         seed::{Head, MOST_INDEX_BYTES, Refusal, SeedReport, SeedRequest, encode},
     },
     registry::{CrateName, layout::parse_index_path, release::parse_version},
@@ -74,10 +74,7 @@ pub(super) fn run(
         request,
         vec![reader.into()],
         out,
-        &mut |report, out| match report {
-            Report::Seed(report) => print(report, dir, list, out),
-            _ => Ok(()),
-        },
+        printed!(Seed(report), out => print(report, dir, list, out)),
     );
     drop(sending.join());
     ran

@@ -8,10 +8,10 @@ use std::{
 use super::text::{plural, size, span, time};
 use crate::cli::{
     Error,
-    job::{self, JobArgs},
+    job::{self, JobArgs, printed},
 };
 use crate::mirror::{
-    jobs::{Report, Request},
+    jobs::Request,
     sync::SetRun,
     upkeep::{Ended, StatsReport, StatsRequest, UpstreamHost},
 };
@@ -39,10 +39,7 @@ impl StatsArgs {
             request,
             Vec::new(),
             out,
-            &mut |report, out| match report {
-                Report::Stats(report) => print(report, out),
-                other => writeln!(out, "{other:?}"),
-            },
+            printed!(Stats(report), out => print(report, out)),
         )
     }
 }

@@ -12,10 +12,10 @@ use super::{
 };
 use crate::cli::{
     Error,
-    job::{self, JobArgs},
+    job::{self, JobArgs, printed},
 };
 use crate::mirror::{
-    jobs::{Fault, JobError, Report, Request},
+    jobs::{Fault, JobError, Request},
     select::{NamedText, Selection},
     sync::{Failure as Failed, SetInfo, SyncReport, SyncRequest},
 };
@@ -198,10 +198,7 @@ impl SyncArgs {
             request,
             Vec::new(),
             out,
-            &mut |report, out| match report {
-                Report::Sync(report) => print(report, out),
-                other => writeln!(out, "{other:?}"),
-            },
+            printed!(Sync(report), out => print(report, out)),
         )
     }
 }

@@ -2,27 +2,8 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-/// A size with one digit: `512 bytes`, `3.4 MB`, `1.2 GB`.
-pub(in crate::cli) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
-    if bytes < 1000 {
-        return plural(bytes, "byte");
-    }
-    let mut tenths = bytes / 100;
-    let mut unit = 0;
-    while tenths >= 10_000 && unit + 1 < UNITS.len() {
-        tenths /= 1000;
-        unit += 1;
-    }
-    let name = UNITS.get(unit).unwrap_or(&"kB");
-    format!("{}.{} {name}", tenths / 10, tenths % 10)
-}
-
-/// `1 crate`, `2 crates`.
-pub(in crate::cli) fn plural(count: u64, noun: &str) -> String {
-    let end = if count == 1 { "" } else { "s" };
-    format!("{count} {noun}{end}")
-}
+use crate::registry::words::is_hidden;
+pub(in crate::cli) use crate::registry::words::{plural, size};
 
 /// Seconds since 1970 as `2027-01-15 08:00:00` in UTC.
 pub(in crate::cli) fn time(seconds: u64) -> String {
@@ -52,7 +33,7 @@ pub(in crate::cli) fn lines(text: &str) -> String {
 fn escaped(text: &str, is_kept: impl Fn(char) -> bool) -> String {
     let mut shown = String::with_capacity(text.len());
     for letter in text.chars() {
-        if is_kept(letter) || !(letter.is_control() || turns(letter)) {
+        if is_kept(letter) || !is_hidden(letter) {
             shown.push(letter);
         } else {
             shown.extend(letter.escape_default());
@@ -61,37 +42,9 @@ fn escaped(text: &str, is_kept: impl Fn(char) -> bool) -> String {
     shown
 }
 
-/// Letters that change how others are shown, or that are not seen.
-fn turns(letter: char) -> bool {
-    matches!(
-        letter,
-        '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{feff}'
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_one_digit() {
-        for (bytes, expected) in [
-            (0, "0 bytes"),
-            (1, "1 byte"),
-            (999, "999 bytes"),
-            (1000, "1.0 kB"),
-            (1_290, "1.2 kB"),
-            (3_400_000, "3.4 MB"),
-            (999_999, "999.9 kB"),
-            (1_000_000, "1.0 MB"),
-            (u64::MAX, "18446744.0 TB"),
-        ] {
-            assert_eq!(size(bytes), expected);
-        }
-    }
 
     #[test]
     fn what_a_stranger_wrote_does_not_move_the_cursor() {

@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use super::text::{plural, size};
 use crate::cli::{
     Error,
-    job::{self, JobArgs},
+    job::{self, JobArgs, printed},
 };
 use crate::mirror::{
-    jobs::{Report, Request},
+    jobs::Request,
     upkeep::{BadBlob, BadKind, VerifyReport, VerifyRequest},
 };
 
@@ -42,10 +42,7 @@ impl VerifyArgs {
             request,
             Vec::new(),
             out,
-            &mut |report, out| match report {
-                Report::Verify(report) => print(report, out),
-                other => writeln!(out, "{other:?}"),
-            },
+            printed!(Verify(report), out => print(report, out)),
         )
     }
 }

@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use super::text::{plural, time};
 use crate::cli::{
     Error,
-    job::{self, JobArgs},
+    job::{self, JobArgs, printed},
 };
 use crate::mirror::{
-    jobs::{Report, Request},
+    jobs::Request,
     upkeep::{WhoRelease, WhoReport, WhoRequest},
 };
 
@@ -41,10 +41,7 @@ impl WhoArgs {
             request,
             Vec::new(),
             out,
-            &mut |report, out| match report {
-                Report::Who(report) => print(report, &self.release, out),
-                other => writeln!(out, "{other:?}"),
-            },
+            printed!(Who(report), out => print(report, &self.release, out)),
         )
     }
 }
