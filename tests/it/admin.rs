@@ -261,7 +261,6 @@ fn strange_requests_are_refused_and_the_daemon_goes_on() {
         bytes
     };
     for (bytes, word) in [
-        (Vec::new(), "ended in its middle"),
         (b"orlop".to_vec(), "ended in its middle"),
         (vec![0xff; 4096], "does not begin as one"),
         (
@@ -291,6 +290,8 @@ fn strange_requests_are_refused_and_the_daemon_goes_on() {
         assert!(answer.contains("{\"error\":"), "{word}: {answer}");
         assert!(answer.contains(word), "{word}: {answer}");
     }
+    // Nothing at all is a look whether somebody is there.
+    assert_eq!(refused(&orlop, &[]), "");
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let answer = refused(&orlop, &ask(version, &deep));
     assert!(answer.contains("no job that this daemon knows"), "{answer}");

@@ -69,6 +69,14 @@ fn offline(setup: &Setup, data: &Path) -> Orlop {
         .start()
 }
 
+/// The same on what comes of a whole backup.
+#[track_caller]
+fn restored(setup: &Setup, dir: &Path, data: &Path) -> Orlop {
+    let outcome = restore(setup, dir, data);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    offline(setup, data)
+}
+
 fn head(orlop: &Orlop) -> String {
     let url = format!("{}/git/index", orlop.url());
     Git::new().run(&["ls-remote", &url, "HEAD"]).well().stdout
@@ -120,21 +128,20 @@ fn a_restored_store_gives_the_same_answers() {
     let pinned = orlop.setup().run(&["pin", "knot-1@1.0.0"]);
     let place = tempfile::tempdir().expect("a temporary folder");
     let dir = place.path().join("backup");
+    // A commit that is made after the backup is made by both, each at its own time.
+    let old_head = head(&orlop);
     let told = backup(&orlop, &dir);
     assert!(told.stdout.contains("is whole"), "{told:?}");
     assert!(!dir.join("INCOMPLETE").exists());
     let mut names = names;
     names.push("late".to_owned());
     let before: Vec<_> = names.iter().map(|name| answers(&orlop, name)).collect();
-    let old_head = head(&orlop);
     let pins = orlop.setup().run(&["pin", "--json"]).stdout;
     let setup = orlop.terminate();
     upstream.down();
 
     let data = place.path().join("data");
-    let outcome = restore(&setup, &dir, &data);
-    assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    let restored = offline(&setup, &data);
+    let restored = restored(&setup, &dir, &data);
     for (name, before) in names.iter().zip(&before) {
         assert_eq!(&answers(&restored, name), before, "{name}");
     }
@@ -198,9 +205,7 @@ fn a_backup_beside_a_build_restores_to_a_store_that_builds_offline() {
     let setup = orlop.terminate();
     upstream.down();
     let data = place.path().join("data");
-    let outcome = restore(&setup, &dir, &data);
-    assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    let restored = offline(&setup, &data);
+    let restored = restored(&setup, &dir, &data);
     let again = Project::new(&dependencies).through(&restored.url());
     again.cargo(&["build"]).well();
 }
@@ -557,14 +562,6 @@ fn backed_up() -> (tempfile::TempDir, PathBuf, Setup) {
     (place, dir, orlop.terminate())
 }
 
-#[track_caller]
-fn check_refused(outcome: &Outcome, code: i32, words: &[&str]) {
-    assert_eq!(outcome.code, Some(code), "{outcome:?}");
-    for word in words {
-        assert!(outcome.stderr.contains(word), "no {word:?} in {outcome:?}");
-    }
-}
-
 #[test]
 fn a_backup_that_is_damaged_or_half_made_is_refused_by_name() {
     let (place, dir, setup) = backed_up();
@@ -580,7 +577,7 @@ fn a_backup_that_is_damaged_or_half_made_is_refused_by_name() {
     let mut try_it = |words: &[&str], code| {
         count += 1;
         let data = place.path().join(format!("data-{count}"));
-        check_refused(&restore(&setup, &dir, &data), code, words);
+        restore(&setup, &dir, &data).refused(code, words);
         data
     };
     let mark = dir.join("INCOMPLETE");
@@ -601,7 +598,7 @@ fn a_backup_that_is_damaged_or_half_made_is_refused_by_name() {
     assert!(data.join("RESTORE-INCOMPLETE").exists());
     let mut serve = setup.command(&["serve"]);
     serve.env("ORLOP_DATA", &data);
-    check_refused(&Outcome::of(serve), 4, &["RESTORE-INCOMPLETE"]);
+    Outcome::of(serve).refused(4, &["RESTORE-INCOMPLETE"]);
     fs::remove_file(dir.join("blobs").join(&blob)).expect("gone");
     try_it(&[&blob, "missing"], 4);
 
@@ -616,16 +613,12 @@ fn a_backup_that_is_damaged_or_half_made_is_refused_by_name() {
 #[test]
 fn a_folder_with_something_in_it_is_left_alone() {
     let (place, dir, setup) = backed_up();
-    check_refused(
-        &restore(&setup, &dir, &setup.data()),
-        2,
-        &["not empty", "--data"],
-    );
+    restore(&setup, &dir, &setup.data()).refused(2, &["not empty", "--data"]);
     let other = place.path().join("other");
     fs::create_dir(&other).expect("made");
     fs::write(other.join("thesis.tex"), "years of work").expect("written");
     let outcome = setup.run(&words(&["backup"], &other));
-    check_refused(&outcome, 2, &["neither empty nor a backup"]);
+    outcome.refused(2, &["neither empty nor a backup"]);
     assert_eq!(files_below(&other), ["thesis.tex"]);
 }
 
@@ -650,7 +643,7 @@ fn a_backup_that_is_killed_is_marked_and_the_next_one_makes_it_whole() {
     child.wait().expect("it ends");
     if mark.exists() {
         let data = place.path().join("data");
-        check_refused(&restore(orlop.setup(), &dir, &data), 4, &["incomplete"]);
+        restore(orlop.setup(), &dir, &data).refused(4, &["incomplete"]);
     }
     backup(&orlop, &dir);
     let data = place.path().join("data");
@@ -692,28 +685,22 @@ fn a_store_whose_index_is_not_back_yet_is_refused_and_restored_anew() {
     // The files are laid out well, and giving the index back ends in its middle.
     falsify(&dir, "index.gz", &index[..index.len() / 2]);
     let data = place.path().join("data");
-    check_refused(
-        &restore(&setup, &dir, &data),
-        4,
-        &["half restored", "again"],
-    );
+    restore(&setup, &dir, &data).refused(4, &["half restored", "again"]);
     for words in [&["serve"][..], &["pin"], &["verify"]] {
         let mut command = setup.command(words);
         command.env("ORLOP_DATA", &data);
         let outcome = Outcome::of(command);
-        check_refused(&outcome, 4, &["RESTORE-INCOMPLETE", "orlop restore"]);
+        outcome.refused(4, &["RESTORE-INCOMPLETE", "orlop restore"]);
     }
     fs::write(dir.join("MANIFEST"), manifest).expect("written");
     fs::write(dir.join("index.gz"), index).expect("written");
 
     fs::write(data.join("thesis.tex"), "years of work").expect("written");
-    check_refused(&restore(&setup, &dir, &data), 2, &["thesis.tex"]);
+    restore(&setup, &dir, &data).refused(2, &["thesis.tex"]);
     assert!(data.join("journal").exists());
     fs::remove_file(data.join("thesis.tex")).expect("gone");
 
-    let outcome = restore(&setup, &dir, &data);
-    assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    let restored = offline(&setup, &data);
+    let restored = restored(&setup, &dir, &data);
     for number in 0..KNOTS {
         answers(&restored, &format!("knot-{number}"));
     }
@@ -726,7 +713,7 @@ fn a_folder_that_somebody_has_is_not_restored_into() {
     fs::create_dir(&data).expect("made");
     let lock = fs::File::create(data.join("lock")).expect("made");
     lock.try_lock().expect("it is ours");
-    check_refused(&restore(&setup, &dir, &data), 3, &["in use"]);
+    restore(&setup, &dir, &data).refused(3, &["in use"]);
     assert_eq!(files_below(&data), ["lock"]);
     drop(lock);
     let outcome = restore(&setup, &dir, &data);
@@ -755,7 +742,7 @@ fn a_folder_of_another_user_is_not_restored_into() {
     fs::create_dir(&data).expect("made");
     std::os::unix::fs::chown(&data, Some(STRANGER), None).expect("root may do it");
     let outcome = restore(&setup, &dir, &data);
-    check_refused(&outcome, 3, &[&format!("user {STRANGER}")]);
+    outcome.refused(3, &[&format!("user {STRANGER}")]);
     let left = fs::read_dir(&data).expect("a folder").count();
     assert_eq!(left, 0, "nothing was laid");
 }
@@ -882,7 +869,7 @@ fn a_link_in_a_backup_leads_nowhere() {
     fs::remove_dir_all(dir.join("git")).expect("gone");
     std::os::unix::fs::symlink(&other, dir.join("git")).expect("a link");
     let outcome = setup.run(&words(&["backup"], &dir));
-    check_refused(&outcome, 3, &["is a link"]);
+    outcome.refused(3, &["is a link"]);
     assert_eq!(fs::read_dir(&other).expect("a folder").count(), 0);
 }
 
@@ -891,10 +878,6 @@ fn a_backup_of_a_store_of_a_newer_format_is_refused_before_anything_is_laid() {
     let (place, dir, setup) = backed_up();
     falsify(&dir, "format", b"orlop store format 99\n");
     let data = place.path().join("data");
-    check_refused(
-        &restore(&setup, &dir, &data),
-        4,
-        &["format 99", "orlop that wrote it"],
-    );
+    restore(&setup, &dir, &data).refused(4, &["format 99", "orlop that wrote it"]);
     assert!(!data.exists());
 }

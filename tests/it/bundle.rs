@@ -154,6 +154,8 @@ fn a_bundle_goes_over_and_then_only_what_is_new() {
         said.contains("index entries  1 new (2 were here)"),
         "{said}"
     );
+    // One way to tell sizes: the same as `orlop sync` and `orlop stats` have.
+    assert!(!said.contains("iB"), "{said}");
     assert!(said.contains("crate files    1 new"), "{said}");
     check_serves(&offline, &exporter.upstream, "one", "1.1.0");
 

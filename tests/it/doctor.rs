@@ -8,7 +8,7 @@ use std::{
 
 use crate::support::{
     crates::{Krate, Registry},
-    orlop::{Outcome, Setup, write_file},
+    orlop::{Orlop, Outcome, Setup, write_file},
     peer_may_be_gone, sha256,
     tls::Tls,
     upstream::Upstream,
@@ -80,12 +80,17 @@ fn doctor(words: &[&str]) -> Outcome {
     Setup::bare().run(&all)
 }
 
-#[track_caller]
-fn check(outcome: &Outcome, code: i32, words: &[&str]) {
-    assert_eq!(outcome.code, Some(code), "{outcome:?}");
-    for word in words {
-        assert!(outcome.stdout.contains(word), "no {word:?} in {outcome:?}");
-    }
+/// A mirror that is well.
+fn setting() -> (Upstream, Orlop) {
+    let upstream = Upstream::start(Registry::new().with(&Krate::new("here", "1.0.0")));
+    let orlop = Setup::over(&upstream).start();
+    (upstream, orlop)
+}
+
+/// An address where nobody listens.
+fn dead() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    listener.local_addr().expect("a listener has an address")
 }
 
 #[test]
@@ -97,8 +102,7 @@ fn a_mirror_that_is_well_is_said_to_be_well_end_to_end() {
     let url = orlop.url();
     let outcome = setup.run(&["doctor", &url]);
     let version = concat!("orlop ", env!("CARGO_PKG_VERSION"));
-    check(
-        &outcome,
+    outcome.told(
         0,
         &[
             "ok    name resolution",
@@ -135,11 +139,7 @@ fn a_mirror_that_is_well_is_said_to_be_well_end_to_end() {
             .any(|one| one["check"] == "download" && one["verdict"] == "ok")
     );
     let outcome = setup.run(&["doctor", &url, "--probe", "nobody-has-this"]);
-    check(
-        &outcome,
-        1,
-        &["FAIL  index", "nobody-has-this", "--probe NAME"],
-    );
+    outcome.told(1, &["FAIL  index", "nobody-has-this", "--probe NAME"]);
 }
 
 #[test]
@@ -149,8 +149,7 @@ fn a_dead_port_and_a_name_that_is_none_are_told_apart() {
         .local_addr()
         .expect("bound");
     let outcome = doctor(&[&format!("http://{port}")]);
-    check(
-        &outcome,
+    outcome.told(
         1,
         &[
             "FAIL  connection",
@@ -160,13 +159,12 @@ fn a_dead_port_and_a_name_that_is_none_are_told_apart() {
         ],
     );
     let outcome = doctor(&["http://mirror.invalid:8080"]);
-    check(
-        &outcome,
+    outcome.told(
         1,
         &["FAIL  name resolution", "mirror.invalid", "/etc/hosts"],
     );
     let outcome = doctor(&["mirror:8080"]);
-    check(&outcome, 1, &["FAIL  address", "http://mirror.lab:8080"]);
+    outcome.told(1, &["FAIL  address", "http://mirror.lab:8080"]);
 }
 
 #[test]
@@ -174,8 +172,7 @@ fn an_authority_that_is_unknown_is_named_and_one_that_cargo_knows_is_used() {
     let upstream = Upstream::start(Registry::new().with(&Krate::new("here", "1.0.0")));
     let tls = Tls::over(&upstream);
     let outcome = doctor(&[&tls.base()]);
-    check(
-        &outcome,
+    outcome.told(
         1,
         &["FAIL  TLS", "authority that is not trusted", "http.cainfo"],
     );
@@ -188,7 +185,7 @@ fn an_authority_that_is_unknown_is_named_and_one_that_cargo_knows_is_used() {
         &format!("[http]\ncainfo = \"{}\"\n", ca.display()),
     );
     let outcome = setup.run(&["doctor", &tls.base()]);
-    check(&outcome, outcome.code.unwrap_or(9), &["ok    TLS"]);
+    outcome.told(outcome.code.unwrap_or(9), &["ok    TLS"]);
 }
 
 /// Examines a mirror behind TLS, whose authority this client trusts.
@@ -207,7 +204,7 @@ fn a_certificate_of_another_time_or_name_is_told_apart() {
     let upstream = Upstream::start(Registry::new().with(&Krate::new("here", "1.0.0")));
     let check_tls = |name: &str, years, words: &[&str]| {
         let tls = Tls::named(name, years, &upstream);
-        check(&doctor_trusting(&tls), 1, words);
+        doctor_trusting(&tls).told(1, words);
     };
     let time = [
         "FAIL  TLS",
@@ -233,19 +230,15 @@ fn a_certificate_of_another_time_or_name_is_told_apart() {
 
 #[test]
 fn a_proxy_of_git_is_one_of_cargo_too() {
-    let upstream = Upstream::start(Registry::new().with(&Krate::new("here", "1.0.0")));
-    let orlop = Setup::over(&upstream).start();
-    let dead = TcpListener::bind("127.0.0.1:0")
-        .expect("a port")
-        .local_addr()
-        .expect("bound");
+    let (_upstream, orlop) = setting();
+    let dead = dead();
     let client = Setup::bare();
     let home = client.data().parent().expect("a folder").to_owned();
     let proxy = format!("[http]\nproxy = http://{dead}\n");
     write_file(&home, ".gitconfig", &proxy);
     let outcome = client.run(&["doctor", &orlop.url()]);
     let found = ["warn  proxy", "`http.proxy` of git's configuration"];
-    check(&outcome, 1, &found);
+    outcome.told(1, &found);
 }
 
 #[test]
@@ -258,7 +251,7 @@ fn a_clock_that_is_wrong_is_a_warning() {
         }
     });
     let outcome = doctor(&[&format!("http://{address}")]);
-    check(&outcome, 1, &["warn  clock", "behind ours", "NTP"]);
+    outcome.told(1, &["warn  clock", "behind ours", "NTP"]);
 }
 
 #[test]
@@ -268,26 +261,18 @@ fn a_captive_portal_is_recognised() {
         (200, head, b"<html>Please log in</html>".to_vec())
     });
     let outcome = doctor(&[&format!("http://{address}")]);
-    check(
-        &outcome,
-        1,
-        &["FAIL  answer", "page for people", "captive portal"],
-    );
+    outcome.told(1, &["FAIL  answer", "page for people", "captive portal"]);
 }
 
 #[test]
 fn a_download_host_that_is_dead_is_found_before_cargo_finds_it() {
-    let dead = TcpListener::bind("127.0.0.1:0")
-        .expect("a port")
-        .local_addr()
-        .expect("bound");
+    let dead = dead();
     let address = little_mirror(move |path| {
         let body = format!("{{\"dl\":\"http://{dead}/dl\"}}");
         (path == "/index/config.json").then(|| (200, String::new(), body.into_bytes()))
     });
     let outcome = doctor(&[&format!("http://{address}")]);
-    check(
-        &outcome,
+    outcome.told(
         1,
         &[
             "FAIL  download host",
@@ -306,8 +291,7 @@ fn a_crate_that_comes_damaged_is_found_by_its_checksum() {
         (path == "/index/config.json").then(|| (200, String::new(), body.into_bytes()))
     });
     let outcome = doctor(&[&format!("http://{address}")]);
-    check(
-        &outcome,
+    outcome.told(
         1,
         &[
             "ok    index: little",
@@ -319,8 +303,7 @@ fn a_crate_that_comes_damaged_is_found_by_its_checksum() {
 
 #[test]
 fn the_configuration_of_a_parent_folder_is_found_and_followed() {
-    let upstream = Upstream::start(Registry::new().with(&Krate::new("here", "1.0.0")));
-    let orlop = Setup::over(&upstream).start();
+    let (_upstream, orlop) = setting();
     assert!(orlop.download("here", "1.0.0").is_complete_file());
     let client = Setup::bare();
     let home = client.data().parent().expect("a folder").to_owned();
@@ -337,8 +320,7 @@ fn the_configuration_of_a_parent_folder_is_found_and_followed() {
     let mut command = client.command(&["doctor"]);
     command.current_dir(&below);
     let outcome = Outcome::of(command);
-    check(
-        &outcome,
+    outcome.told(
         0,
         &[
             "crates.io is replaced by",
@@ -355,18 +337,13 @@ fn the_configuration_of_a_parent_folder_is_found_and_followed() {
     let mut command = client.command(&["doctor"]);
     command.current_dir(&below);
     let outcome = Outcome::of(command);
-    check(
-        &outcome,
-        1,
-        &["FAIL  cargo offline", "project/.cargo/config.toml"],
-    );
+    outcome.told(1, &["FAIL  cargo offline", "project/.cargo/config.toml"]);
 }
 
 #[test]
 fn a_client_that_was_never_set_up_is_told_how() {
     let outcome = doctor(&[]);
-    check(
-        &outcome,
+    outcome.told(
         1,
         &[
             "FAIL  cargo configuration",
@@ -378,17 +355,12 @@ fn a_client_that_was_never_set_up_is_told_how() {
 
 #[test]
 fn a_proxy_in_the_way_is_named_with_its_variable() {
-    let upstream = Upstream::start(Registry::new().with(&Krate::new("here", "1.0.0")));
-    let orlop = Setup::over(&upstream).start();
-    let dead = TcpListener::bind("127.0.0.1:0")
-        .expect("a port")
-        .local_addr()
-        .expect("bound");
+    let (_upstream, orlop) = setting();
+    let dead = dead();
     let client = Setup::bare();
     let mut command = client.command(&["doctor", &orlop.url()]);
     command.env("http_proxy", format!("http://{dead}"));
-    check(
-        &Outcome::of(command),
+    Outcome::of(command).told(
         1,
         &[
             "warn  proxy",
@@ -401,9 +373,5 @@ fn a_proxy_in_the_way_is_named_with_its_variable() {
     command
         .env("http_proxy", format!("http://{dead}"))
         .env("no_proxy", "127.0.0.0/8");
-    check(
-        &Outcome::of(command),
-        0,
-        &["exempt", "ok    download: here 1.0.0"],
-    );
+    Outcome::of(command).told(0, &["exempt", "ok    download: here 1.0.0"]);
 }

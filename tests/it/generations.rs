@@ -73,20 +73,6 @@ fn until_generation(orlop: &Orlop, number: f64) {
     });
 }
 
-/// The first looks after a start take in what has come by then; on a busy machine that may be a
-/// part of what a test asks for.
-#[track_caller]
-fn until_looked_at(orlop: &Orlop) {
-    until("the start has looked at the git index", || {
-        let page = orlop.get("/").text();
-        let (_, cut) = page.split_once("Cut at (UTC)").expect("the page tells it");
-        let cut: String = cut.chars().take(80).collect();
-        !cut.contains("not yet")
-    });
-    // There is a second look once it is known where the server listens, and nothing tells of it.
-    std::thread::sleep(std::time::Duration::from_secs(2));
-}
-
 /// Of every name the sparse file and the file in git are the same.
 #[track_caller]
 fn check_same(orlop: &Orlop, names: &[String]) {
@@ -111,7 +97,6 @@ fn a_burst_becomes_one_commit_with_the_bytes_of_the_sparse_index() {
         .config("git.cut_within", "1h")
         .start();
     until_generation(&orlop, 1.0);
-    until_looked_at(&orlop);
     for name in &names {
         assert_eq!(orlop.index(name).status, 200);
     }
@@ -161,7 +146,6 @@ fn what_changed_last_is_cut_at_the_end() {
         .config("git.cut_within", "1h")
         .start();
     until_generation(&orlop, 1.0);
-    until_looked_at(&orlop);
     for name in &names {
         orlop.index(name);
     }

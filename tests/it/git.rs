@@ -578,6 +578,8 @@ fn every_other_path_says_why_not() {
         404,
         elsewhere,
     );
+    check(Ask::get("/git/index"), 404, "this is the git index");
+    check(Ask::get("/index/"), 404, "this is the sparse index");
     let answer = index.orlop.get(refs);
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("cache-control"), Some("no-cache"));

@@ -34,14 +34,6 @@ fn seed(setup: &Setup, folder: &Path, more: &[&str]) -> Outcome {
     setup.run(&words)
 }
 
-#[track_caller]
-fn check(outcome: &Outcome, code: i32, words: &[&str]) {
-    assert_eq!(outcome.code, Some(code), "{outcome:?}");
-    for word in words {
-        assert!(outcome.stdout.contains(word), "no {word:?} in {outcome:?}");
-    }
-}
-
 #[test]
 fn crate_files_are_taken_wherever_they_lie_and_only_once() {
     let upstream = Upstream::start(registry());
@@ -84,17 +76,9 @@ fn crate_files_are_taken_wherever_they_lie_and_only_once() {
     std::os::unix::fs::symlink(place.path(), place.path().join("round")).expect("a link");
 
     let outcome = seed(&setup, place.path(), &[]);
-    check(
-        &outcome,
-        0,
-        &["taken in        5 crate files", "held already    1"],
-    );
+    outcome.told(0, &["taken in        5 crate files", "held already    1"]);
     let again = seed(&setup, place.path(), &[]);
-    check(
-        &again,
-        0,
-        &["taken in        0 crate files", "held already    6"],
-    );
+    again.told(0, &["taken in        0 crate files", "held already    6"]);
 
     upstream.forget_seen();
     let orlop = setup.start();
@@ -131,8 +115,7 @@ fn what_does_not_fit_is_listed_with_its_reason() {
     put(place.path(), "raw-3.0.0.crate", &file("raw", "3.0.0"));
     // Through the daemon, which has the store.
     let outcome = seed(orlop.setup(), place.path(), &[]);
-    check(
-        &outcome,
+    outcome.told(
         1,
         &[
             "1 not taken: the index does not know the version",
@@ -146,17 +129,13 @@ fn what_does_not_fit_is_listed_with_its_reason() {
         ],
     );
     // The file of another crate under a wrong name is what its own first name says.
-    check(&outcome, 1, &["taken in        2 crate files"]);
+    outcome.told(1, &["taken in        2 crate files"]);
     let mut bytes = file("libsys", "0.18.0+1.9.0");
     bytes.push(0);
     let other = tempfile::tempdir().expect("a temporary folder");
     put(other.path(), "libsys-0.18.0+1.9.0.crate", &bytes);
     let outcome = seed(orlop.setup(), other.path(), &["--json"]);
-    check(
-        &outcome,
-        1,
-        &["\"other-checksum\":1", "libsys-0.18.0+1.9.0.crate"],
-    );
+    outcome.told(1, &["\"other-checksum\":1", "libsys-0.18.0+1.9.0.crate"]);
 }
 
 #[test]
@@ -170,8 +149,7 @@ fn a_cargo_home_seeds_a_mirror_that_has_nobody_to_ask() {
 
     let setup = Setup::over(&upstream).config("mode", "offline");
     let outcome = seed(&setup, &project.path().join(".."), &[]);
-    check(
-        &outcome,
+    outcome.told(
         0,
         &[
             "taken in        2 crate files",
@@ -193,7 +171,7 @@ fn without_an_index_and_without_upstream_nothing_is_believed() {
     let release = upstream.registry().release("plain", "1.0.0");
     put(place.path(), "plain-1.0.0.crate", &release.bytes);
     let outcome = seed(&setup, place.path(), &[]);
-    check(&outcome, 1, &["1 not taken: the index could not be asked"]);
+    outcome.told(1, &["1 not taken: the index could not be asked"]);
 
     let lines = upstream
         .registry()
@@ -205,8 +183,7 @@ fn without_an_index_and_without_upstream_nothing_is_believed() {
         &lines,
     );
     let outcome = seed(&setup, place.path(), &[]);
-    check(
-        &outcome,
+    outcome.told(
         0,
         &[
             "taken in        1 crate files",
@@ -252,22 +229,20 @@ fn vendored_crates_are_written_to_a_list_that_sync_takes() {
     let list = place.path().join("wanted");
     let list = list.to_str().expect("a path of text");
     let outcome = seed(&setup, place.path(), &["--json"]);
-    check(
-        &outcome,
+    outcome.told(
         1,
         &["\"vendored\":[\"libsys@=0.18.0+1.9.0\",\"plain@=1.0.0\"]"],
     );
     let outcome = seed(&setup, place.path(), &["--vendored-list", list]);
     let command = format!("orlop sync --list {list}");
-    check(
-        &outcome,
+    outcome.told(
         1,
         &["3 not taken: vendored without its crate file", &command],
     );
     put(place.path(), "Cargo.lock", b"");
     let lock = place.path().join("Cargo.lock");
     let exactly = format!("exactly these: orlop sync --lockfile {}", lock.display());
-    check(&seed(&setup, place.path(), &[]), 1, &[&exactly]);
+    seed(&setup, place.path(), &[]).told(1, &[&exactly]);
     let lines = fs::read_to_string(list).expect("a list");
     assert_eq!(lines, "libsys@=0.18.0+1.9.0\nplain@=1.0.0\n");
     let outcome = setup.run(&["sync", "--list", list]);

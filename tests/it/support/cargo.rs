@@ -168,8 +168,9 @@ fn command(cargo: &OsStr, folder: &Path, home: &Path, cargo_home: &Path) -> Comm
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("RUSTUP_AUTO_INSTALL", "0")
         .env("CARGO_TERM_COLOR", "never")
-        // Loopback is plain http. Whatever would leave this machine meets a closed door.
+        // Whatever would leave this machine meets a closed door.
         .env("https_proxy", "http://127.0.0.1:9/")
+        .env("no_proxy", "localhost,127.0.0.1")
         .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -8,6 +8,7 @@ pub(crate) mod git_index;
 pub(crate) mod http;
 pub(crate) mod orlop;
 pub(crate) mod proxy;
+pub(crate) mod recipe;
 pub(crate) mod tcp;
 pub(crate) mod tls;
 pub(crate) mod upstream;

@@ -106,6 +106,13 @@ impl Setup {
         self
     }
 
+    /// Sets a variable that is no setting, such as those of a service manager.
+    pub(crate) fn variable(mut self, name: &str, value: impl AsRef<Path>) -> Self {
+        let value = value.as_ref().display().to_string();
+        self.environment.push((name.to_owned(), value));
+        self
+    }
+
     pub(crate) fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
         self
@@ -233,6 +240,26 @@ impl Outcome {
             stderr: stderr.join().expect("the reader does not panic"),
         }
     }
+
+    /// Asserts that it ended so, and said these words on stdout.
+    #[track_caller]
+    pub(crate) fn told(&self, code: i32, words: &[&str]) {
+        self.said(code, words, &self.stdout);
+    }
+
+    /// Asserts that it ended so, and said these words on stderr.
+    #[track_caller]
+    pub(crate) fn refused(&self, code: i32, words: &[&str]) {
+        self.said(code, words, &self.stderr);
+    }
+
+    #[track_caller]
+    fn said(&self, code: i32, words: &[&str], text: &str) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        for word in words {
+            assert!(text.contains(word), "no {word:?} in {self:?}");
+        }
+    }
 }
 
 /// A running orlop.
@@ -253,6 +280,11 @@ impl Orlop {
     /// The base URL, without a slash at its end.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// The number of its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn data(&self) -> PathBuf {

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use parking_lot::Mutex;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{http::Ask, peer_may_be_gone, upstream::Upstream};
+use super::{http::Ask, orlop::write_file, peer_may_be_gone, upstream::Upstream};
 
 /// The running server; stops when dropped.
 #[derive(Debug)]
@@ -38,8 +38,9 @@ impl Tls {
     /// The same with a certificate for another name, or for other years.
     pub(crate) fn named(name: &str, years: (i32, i32), upstream: &Upstream) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let (config, ca) = identity(name, years).expect("keys and certificates can be made");
-        std::fs::write(folder.path().join("ca.pem"), ca).expect("a temporary folder takes files");
+        let papers = Papers::new(name, years);
+        let config = papers.server().expect("the key fits its certificate");
+        write_file(folder.path(), "ca.pem", &papers.ca);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -89,26 +90,53 @@ impl Drop for Tls {
     }
 }
 
-/// A server for loopback, and the certificate of the authority that vouches for it.
-fn identity(name: &str, years: (i32, i32)) -> anyhow::Result<(ServerConfig, String)> {
-    let mut params = CertificateParams::new(Vec::new())?;
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let ca_key = KeyPair::generate()?;
-    let ca = params.self_signed(&ca_key)?;
-    let issuer = Issuer::new(params, ca_key);
-    let key = KeyPair::generate()?;
-    let mut params = CertificateParams::new(vec![name.to_owned()])?;
-    params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
-    params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
-    let certificate = params.signed_by(&key, &issuer)?;
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok((config, ca.pem()))
+/// A certificate for loopback and the authority that vouches for it.
+#[derive(Debug)]
+pub(crate) struct Papers {
+    /// The certificate of the authority, as PEM.
+    pub(crate) ca: String,
+    pub(crate) certificate: rcgen::Certificate,
+    pub(crate) key: KeyPair,
+}
+
+impl Papers {
+    /// For a server of this name or address, valid in these years.
+    pub(crate) fn new(name: &str, years: (i32, i32)) -> Self {
+        Self::made(name, years).expect("keys and certificates can be made")
+    }
+
+    fn made(name: &str, years: (i32, i32)) -> Result<Self, rcgen::Error> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        // Not the name that the server's certificate has: OpenSSL would take that for its own issuer.
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "the authority of a test");
+        let ca_key = KeyPair::generate()?;
+        let ca = params.self_signed(&ca_key)?.pem();
+        let issuer = Issuer::new(params, ca_key);
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(vec![name.to_owned()])?;
+        params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
+        params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
+        let certificate = params.signed_by(&key, &issuer)?;
+        Ok(Self {
+            ca,
+            certificate,
+            key,
+        })
+    }
+
+    fn server(&self) -> Result<ServerConfig, rustls::Error> {
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![self.certificate.der().clone()], key)?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
+    }
 }
 
 async fn accept(
