@@ -83,6 +83,16 @@
 //! sled that does not open is set aside and rebuilt from journal and value files) → [`git::Repo`]
 //! opens, and gives a lost index back → listen → ready line → the blobs are looked through in the background.
 //!
+//! **A start under systemd**: `config` takes sockets that were handed over → `cli::notify` asks for time
+//! while the store opens → ready lines, then `READY=1` → `cli::vitals` keeps the status text, and
+//! feeds the watchdog while reads of the store come back and every worker of `http::listen` beats →
+//! `STOPPING=1` with the time that the drain may take.
+//!
+//! **A reload** (`orlop reload`, SIGHUP): [`admin`] or the signal → `cli::reload` has [`config`] read the
+//! sources of the start again and judges all of it → the log's filter, the bases of [`http`], then
+//! [`mirror::Mirror::apply`]; stamps of ready answers change with it, so that none outlives it → what
+//! needs a restart is named. Requests under way keep what they began with.
+//!
 //! # Never
 //!
 //! - `registry` and `policy` never do I/O and never read a clock.
@@ -100,7 +110,10 @@
 //! | change | file |
 //! |---|---|
 //! | a setting | `config/keys.rs` (the table), the owner's `Options`, `packaging/orlop.toml` |
+//! | a setting that changes while it runs | `config/reload.rs`, the room's changeable options, `cli/reload.rs` |
+//! | what keeps the watchdog fed | `cli/vitals.rs` |
 //! | an endpoint | `http/routes.rs`, a file beside it |
+//! | what the pages show, and how | `http/page/model.rs` and `gather.rs`; `static/templates`, `orlop.css`, `orlop.js`, `http/page/{render,charts,text}.rs` |
 //! | what an error looks like to cargo | `http/reply.rs`; to an admin: `cli/error.rs` |
 //! | when a commit of the git index is made, and its message | `mirror/generations` |
 //! | bytes on disk | `store/codec.rs`, `store/journal.rs`, `store/generations.rs`, `store/staged.rs`: a new version, a fixture, an upgrade test |
