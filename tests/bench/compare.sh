@@ -8,6 +8,7 @@
 # STATIC   a static mirror tree made by mkstatic.py out of a CARGO_HOME that fetched the workload;
 #          that CARGO_HOME stands beside it as `ch-fetch`
 # WORK     a scratch folder
+# ORLOP    (environment) the program to measure [default: target/dist/orlop, which is built unless NO_BUILD is set]
 # PART     warm cold latency wrk wrk_files herd idle (default: all)
 #
 # Needs nginx, wrk, python3 with aiohttp, rustc. Everything listens on loopback and ends with the script.
@@ -15,8 +16,8 @@ set -euo pipefail
 scripts=$(readlink -f "$1") static=$(readlink -f "$2") work=$(mkdir -p "$3" && readlink -f "$3"); shift 3
 parts=${*:-warm cold latency wrk wrk_files herd idle}
 top=$(cd "$(dirname "$0")/../.." && pwd)
-orlop=$top/target/release/orlop
-[ -n "${NO_BUILD:-}" ] || (cd "$top" && cargo build --release --quiet)
+orlop=${ORLOP:-$top/target/dist/orlop}
+[ -n "${NO_BUILD:-}" ] || (cd "$top" && cargo build --profile dist --quiet)
 
 pids=()
 cleanup() { for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done; }
