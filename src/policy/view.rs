@@ -1,20 +1,23 @@
 //! Views: named rules that leave whole lines of an index file out, and never edit one.
 //!
 //! A view is pure: which lines it shows follows from the file, from the [`Facts`] beside it and from
-//! nothing else. Today there is one, `held`; a rule over dates or lists of names is one variant of
-//! [`Rule`] and one field of [`Facts`] more.
+//! nothing else. The root index is the view without rules, [`View::all`]. A rule over dates or lists
+//! of names is one variant of [`Rule`] and one field of [`Facts`] more.
 
 use std::collections::HashMap;
 
 use bytes::{Bytes, BytesMut};
 use semver::Version;
 
-use crate::registry::{Checksum, IndexFile, entry::Row};
+use crate::registry::{Checksum, IndexFile, client::view_base, entry::Row};
+
+/// The name of the view that is the root index. Reserved: no other view gets it.
+pub const ALL: &str = "all";
 
 /// The name of the view of what is held. Reserved: no other view gets it.
 pub const HELD: &str = "held";
 
-/// Every view that there may be, as a configuration switches them on.
+/// Every view that there may be beside the root index, as a configuration switches them on.
 pub const KNOWN: &[&str] = &[HELD];
 
 /// A view: a name, and the rules that a line must pass to be shown.
@@ -30,7 +33,7 @@ pub enum Rule {
     /// Only versions whose file is here: cargo then fails at resolution, and never at a download.
     /// A version is what its newest line says; a file of an older checksum does not count. A line
     /// of a format that we cannot read is left out, because nobody knows its file.
-    HeldOnly,
+    CachedOnly,
 }
 
 /// What is known beside the index file.
@@ -55,11 +58,19 @@ pub struct Shown {
 }
 
 impl View {
+    /// The root index: every line, and whatever upstream has that is not cached yet.
+    pub fn all() -> View {
+        View {
+            name: ALL.to_owned(),
+            rules: Vec::new(),
+        }
+    }
+
     /// The view of what is held.
     pub fn held() -> View {
         View {
             name: HELD.to_owned(),
-            rules: vec![Rule::HeldOnly],
+            rules: vec![Rule::CachedOnly],
         }
     }
 
@@ -68,13 +79,32 @@ impl View {
         &self.name
     }
 
-    /// Whether only what is held is shown, so that a download needs nobody else.
-    pub fn is_held_only(&self) -> bool {
-        self.rules.contains(&Rule::HeldOnly)
+    /// The URL below which clients reach this view of the mirror at `base`.
+    pub fn base_url(&self, base: &str) -> String {
+        match self.name.as_str() {
+            ALL => base.to_owned(),
+            name => view_base(base, name),
+        }
+    }
+
+    /// Whether it shows every index file as it is.
+    pub fn is_unfiltered(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Whether it shows only what is cached, so that it is answered without asking upstream.
+    pub fn is_cached_only(&self) -> bool {
+        self.rules.contains(&Rule::CachedOnly)
     }
 
     /// The lines of `file` that this view shows.
     pub fn apply(&self, file: &IndexFile, facts: &Facts<'_>) -> Shown {
+        if self.is_unfiltered() {
+            return Shown {
+                bytes: Some(file.bytes().clone()),
+                dropped: false,
+            };
+        }
         let shown = self.shown_versions(file, facts);
         let mut rows = file.rows().iter().peekable();
         let mut left = BytesMut::new();
@@ -126,14 +156,14 @@ impl View {
 impl Rule {
     fn shows(self, row: &Row, facts: &Facts<'_>) -> bool {
         match self {
-            Rule::HeldOnly => (facts.is_held)(&row.checksum),
+            Rule::CachedOnly => (facts.is_held)(&row.checksum),
         }
     }
 
     /// Whether a line passes that no row stands for.
     fn shows_unread(self) -> bool {
         match self {
-            Rule::HeldOnly => false,
+            Rule::CachedOnly => false,
         }
     }
 }
@@ -188,6 +218,27 @@ mod tests {
         check(&text, &["2"], Some(&format!("{two}\n")));
         check(&text, &["1", "3"], Some(&format!("{one}\n{three}\n")));
         check(&text, &[], None);
+    }
+
+    #[test]
+    fn the_root_index_shows_every_line() {
+        let one = line("0.1.0", "1", "");
+        let text = format!("{one}\r\n{{\"v\":3,\"name\":\"demo\"}}\n{one}");
+        let shown = View::all().apply(
+            &file(&text),
+            &Facts {
+                is_held: &|_| false,
+            },
+        );
+        assert_eq!(shown.bytes.as_deref(), Some(text.as_bytes()));
+        assert!(!shown.dropped);
+    }
+
+    #[test]
+    fn the_root_index_lies_at_the_base_and_other_views_below_it() {
+        let base = "http://mirror.lab:8080";
+        assert_eq!(View::all().base_url(base), base);
+        assert_eq!(View::held().base_url(base), format!("{base}/view/held"));
     }
 
     #[test]
