@@ -23,6 +23,7 @@
 //! | 2 | [`policy`] | pure rules over facts and `now`: freshness, modes, closures |
 //! | 1 | [`registry`] | pure words of the domain: names, releases, checksums, index lines, layout |
 //! | 1 | [`metrics`] | hides prometheus: every series, declared once |
+//! | 0 | [`util`] | the few helpers that several modules need; knows nothing of orlop's domain |
 //!
 //! # Walks
 //!
@@ -144,3 +145,4 @@ pub mod policy;
 pub mod registry;
 pub mod store;
 pub mod upstream;
+pub mod util;

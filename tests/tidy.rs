@@ -25,6 +25,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("policy", 2),
     ("registry", 1),
     ("metrics", 1),
+    ("util", 0),
 ];
 
 /// Code that stands only where it belongs: what it is, how it looks, and the paths that may have it.

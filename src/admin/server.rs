@@ -37,6 +37,7 @@ use crate::mirror::{
     Mirror,
     jobs::{Asker, Fault, Files, JobError, Outbox, Report, Request},
 };
+use crate::util::task;
 
 /// Who may write to the socket may use it: the daemon's user and group.
 const SOCKET_MODE: u32 = 0o660;
@@ -340,10 +341,7 @@ async fn receive(stream: &mut UnixStream) -> Result<Option<(Wanted, Files)>, Job
 /// Off this thread, which has others to answer. It goes on where nobody waits any more.
 async fn reload(daemon: &Arc<dyn Daemon>, asker: &Asker) -> Result<Reloaded, JobError> {
     let (daemon, asker) = (Arc::clone(daemon), asker.name().to_owned());
-    let reloading = tokio::task::spawn_blocking(move || daemon.reload(&asker));
-    reloading.await.unwrap_or_else(|panicked| {
-        Err(JobError::new(Fault::Unavailable, "the reload failed").because(&panicked))
-    })
+    task::blocking(move || daemon.reload(&asker)).await?
 }
 
 fn other_version(theirs: &str) -> JobError {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::mirror::jobs::{Fault, JobError};
+use crate::util::error::{messages, one_line};
 use crate::{admin, config, git, http::listen, metrics, mirror, store, upstream};
 
 /// How a run ended. Scripts rely on the numbers.
@@ -177,14 +178,14 @@ impl Error {
     pub fn to_json(&self) -> serde_json::Value {
         let (causes, hint) = match self {
             Error::Config(errors) => {
-                let chains = errors.iter().map(|error| chain(error).join(": "));
+                let chains = errors.iter().map(|error| one_line(error));
                 (
                     chains.collect(),
                     errors.iter().find_map(config::Error::hint),
                 )
             }
             Error::Job(error) => (error.causes.clone(), error.hint.clone()),
-            other => (chain(other).split_off(1), other.hint()),
+            other => (messages(other).split_off(1), other.hint()),
         };
         serde_json::json!({
             "exit": self.exit() as u8,
@@ -216,19 +217,8 @@ impl Error {
     }
 }
 
-/// What an error says, and what caused it, and what caused that.
-pub(super) fn chain(error: &dyn StdError) -> Vec<String> {
-    let mut said = vec![error.to_string()];
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        said.push(error.to_string());
-        cause = error.source();
-    }
-    said
-}
-
 fn told(error: &dyn StdError, hint: Option<String>) -> String {
-    let mut said = chain(error).into_iter();
+    let mut said = messages(error).into_iter();
     let mut lines: Vec<String> = said
         .by_ref()
         .take(1)

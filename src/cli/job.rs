@@ -18,9 +18,7 @@ use tokio::{
 };
 
 use super::{
-    Error, SettingArgs,
-    commands::text,
-    logs, open,
+    Error, SettingArgs, logs, open,
     progress::{Amount, Look, Printer},
 };
 use crate::{
@@ -31,6 +29,7 @@ use crate::{
         jobs::{Asker, ENDED, Event, Fault, Files, JobError, Kind, Outbox, Report, Request},
     },
     store,
+    util::format,
 };
 
 /// What a job that was opened here gets for its last writes.
@@ -149,7 +148,7 @@ pub(super) fn run_then(
 /// A report without what would move the cursor, and without the failures that were told already
 /// while the job ran: it counts them.
 fn shown(report: &str, is_told: bool) -> String {
-    let mut shown = text::lines(report);
+    let mut shown = format::lines(report);
     if is_told {
         let is_new = |line: &&str| !line.starts_with(TOLD_FAILURE);
         shown = shown.split_inclusive('\n').filter(is_new).collect();

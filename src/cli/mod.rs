@@ -25,6 +25,7 @@ pub use args::{Args, Command, ConfigCommand, SettingArgs};
 pub use error::{Error, Exit};
 
 use crate::config::{self, Loaded, ServiceManager, Sources};
+use crate::util::format;
 
 /// Reads the arguments of the process, runs the command, and says how it went.
 pub fn main() -> ExitCode {
@@ -40,7 +41,7 @@ pub fn main() -> ExitCode {
         // us to tell this from trouble: https://github.com/rust-lang/rust/issues/62569.
         Err(error) if error.is_broken_pipe() => Exit::Well,
         Err(error) => {
-            tell(&commands::text::lines(&error.render()));
+            tell(&format::lines(&error.render()));
             error.exit()
         }
     }

@@ -9,11 +9,9 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{
-    commands::text::{one_line, plural, size},
-    tell,
-};
+use super::tell;
 use crate::mirror::jobs::{Event, Unit};
+use crate::util::format::{one_line, plural, size};
 
 /// Off a terminal: how often a line says how far it is.
 const LINE_EVERY: Duration = Duration::from_secs(10);

@@ -13,11 +13,12 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::MissedTickBehavior;
 
-use super::{error::chain, notify::Notify};
+use super::notify::Notify;
 use crate::{
     http::{self, listen::Pulse},
     mirror::{Mirror, Status},
     policy::Mode,
+    util::error::one_line,
 };
 
 /// How often the status text is looked at; it is sent where it changed.
@@ -124,7 +125,7 @@ struct Seen {
 impl Probe {
     fn start(mirror: &Mirror) -> Probe {
         let (asked, judged) = (mirror.clone(), mirror.clone());
-        let look = move || asked.look().map_err(|error| chain(&error).join(": "));
+        let look = move || asked.look().map_err(|error| one_line(&error));
         Probe::of(look, move || verdict(&judged.status(0)))
     }
 

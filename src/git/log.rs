@@ -44,6 +44,7 @@ use super::{
     entry::{Kind, PACK_HEADER},
     pack_file::{PackFile, read_exact_at},
 };
+use crate::util::fs::sync_dir;
 
 const MAGIC: &[u8; 8] = b"orlop-gl";
 const VERSION: u32 = 2;
@@ -345,9 +346,7 @@ impl Log {
             .write_all_at(&head, 0)
             .map_err(Error::io("write", &path))?;
         for folder in [&*log.dir, repository] {
-            File::open(folder)
-                .and_then(|folder| folder.sync_all())
-                .map_err(Error::io("sync", folder))?;
+            sync_dir(folder).map_err(Error::io("sync", folder))?;
         }
         Ok(log)
     }

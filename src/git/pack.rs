@@ -34,6 +34,7 @@ use super::{
     entry::{Form, HEADER_MAX, Header, OBJECT_BYTES_MAX, PACK_HEADER, PACK_TRAILER},
     pack_file::Reader,
 };
+use crate::util::fs::sync_dir;
 
 /// How the names of files that are being written begin, in `objects/pack`; as git names its own,
 /// so that `git gc` sweeps them too.
@@ -246,9 +247,7 @@ pub(super) fn remove_pack(pack: &Path) {
 
 /// Syncs the names in a folder.
 pub(super) fn sync_folder(path: &Path) -> Result<(), Error> {
-    File::open(path)
-        .and_then(|folder| folder.sync_all())
-        .map_err(Error::io("sync the folder", path))
+    sync_dir(path).map_err(Error::io("sync the folder", path))
 }
 
 fn place(from: &Path, to: &Path) -> Result<(), Error> {

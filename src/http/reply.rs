@@ -1,7 +1,5 @@
 //! Errors become statuses here, and nowhere else; the bodies that cargo prints are written here.
 
-use std::error::Error as _;
-
 use actix_web::{
     HttpResponse,
     http::{StatusCode, header},
@@ -10,6 +8,7 @@ use actix_web::{
 use crate::{
     mirror,
     registry::{layout::InvalidIndexPath, name::InvalidName, release::InvalidRelease},
+    util::error::messages,
 };
 
 /// The answer that tells a client why there is no index file or crate.
@@ -49,12 +48,13 @@ pub(super) fn status(error: &mirror::Error) -> StatusCode {
 
 /// What happened, why, and what to do: the same three things that the command line tells.
 fn explain(error: &mirror::Error) -> String {
-    let mut lines = vec![format!("orlop: {error}")];
-    let mut cause = error.source();
-    while let Some(reason) = cause {
-        lines.push(format!("  caused by: {reason}"));
-        cause = reason.source();
-    }
+    let mut messages = messages(error).into_iter();
+    let mut lines: Vec<String> = messages
+        .by_ref()
+        .take(1)
+        .map(|first| format!("orlop: {first}"))
+        .collect();
+    lines.extend(messages.map(|cause| format!("  caused by: {cause}")));
     lines.extend(error.remedy().map(|remedy| format!("hint: {remedy}")));
     lines.push(String::new());
     lines.join("\n")

@@ -31,6 +31,7 @@ use crate::{
     registry::{Checksum, Release, checksum::Hasher},
     store::{Blob, ReleaseFacts, Reservation, SpoolReader},
     upstream::{self, Download, retry},
+    util::task,
 };
 
 /// Up to this size a body is verified before a byte of it is shown. Nine in ten crates are
@@ -360,9 +361,9 @@ impl Inner {
             return Ok(Some(blob));
         }
         let read = blob.clone();
-        let found = tokio::task::spawn_blocking(move || hash(&read))
+        let found = task::blocking(move || hash(&read))
             .await
-            .map_err(|_panicked| Error::Lost {
+            .map_err(|_aborted| Error::Lost {
                 what: release.to_string(),
             })?;
         match found {
@@ -457,9 +458,9 @@ impl Inner {
         }
         let spool = self.spool(release, checksum, leader, pace).await?;
         let (release_, now) = (release.clone(), self.clock.now());
-        tokio::task::spawn_blocking(move || spool.commit(&release_, now))
+        task::blocking(move || spool.commit(&release_, now))
             .await
-            .map_err(|_panicked| Error::Lost {
+            .map_err(|_aborted| Error::Lost {
                 what: release.to_string(),
             })?
             .map_err(|error| Error::store(release, error))
@@ -534,9 +535,9 @@ impl Inner {
         leader: &Leader<Checksum, Progress>,
     ) -> Result<Reservation, Attempt> {
         let (store, checksum) = (self.store.clone(), *checksum);
-        let reserved = tokio::task::spawn_blocking(move || store.reserve(&checksum, len))
+        let reserved = task::blocking(move || store.reserve(&checksum, len))
             .await
-            .map_err(|_panicked| {
+            .map_err(|_aborted| {
                 Attempt::Final(Error::Lost {
                     what: release.to_string(),
                 })
@@ -718,9 +719,9 @@ impl Follower {
         let wanted = usize::try_from(released.saturating_sub(from))
             .map_or(FOLLOWER_READ_BYTES, |left| left.min(FOLLOWER_READ_BYTES));
         // A client so slow that the bytes have left the page cache must not hold up a worker.
-        let bytes = tokio::task::spawn_blocking(move || reader.read_range(from, wanted))
+        let bytes = task::blocking(move || reader.read_range(from, wanted))
             .await
-            .map_err(|_panicked| self.lost())?
+            .map_err(|_aborted| self.lost())?
             .map_err(|error| Error::unreadable(&self.what, error))?;
         if bytes.is_empty() {
             return Err(self.lost());

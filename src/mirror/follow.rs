@@ -36,6 +36,7 @@ use crate::{
     registry::CrateName,
     store::{Change, Event, EventKind, Validators},
     upstream::{GitAnswer, GitIndex, HostHealth, Upstream},
+    util::{error::one_line, task},
 };
 
 /// How a git index is followed; where it is, the upstream's options say.
@@ -245,9 +246,9 @@ impl Mirror {
     ) -> Result<(), Error> {
         let (inner, led, name) = (Arc::clone(&self.inner), Arc::clone(follow), name.clone());
         let what = || follow.what.clone();
-        let taken = tokio::task::spawn_blocking(move || inner.publish_one(&led, &name));
+        let taken = task::blocking(move || inner.publish_one(&led, &name));
         match tokio::time::timeout(patience, taken).await {
-            Ok(taken) => taken.unwrap_or_else(|_panicked| Err(Error::Lost { what: what() })),
+            Ok(taken) => taken.unwrap_or_else(|_aborted| Err(Error::Lost { what: what() })),
             Err(_elapsed) => Err(Error::Slow {
                 what: what(),
                 waited: patience,
@@ -297,8 +298,8 @@ impl Inner {
     async fn lead_round(self: Arc<Self>, follow: Arc<Follow>, mut leader: Leader<(), Round>) {
         let inner = Arc::clone(&self);
         let led = Arc::clone(&follow);
-        let round = tokio::task::spawn_blocking(move || inner.round(&led)).await;
-        let round = round.unwrap_or_else(|_panicked| {
+        let round = task::blocking(move || inner.round(&led)).await;
+        let round = round.unwrap_or_else(|_aborted| {
             Err(Error::Lost {
                 what: follow.what.clone(),
             })
@@ -317,7 +318,7 @@ impl Inner {
         self.metrics.followed(FollowOutcome::Failed, 0);
         // Its own words are those of the line.
         let cause = std::error::Error::source(error);
-        let why = cause.map_or_else(|| error.to_string(), in_one_line);
+        let why = cause.map_or_else(|| error.to_string(), one_line);
         let before = follow
             .state
             .lock()
@@ -602,22 +603,15 @@ fn give_config(follower: &Follower, commit: ObjectId, upstream: &Upstream) {
     match follower.config(commit) {
         Ok(config) => upstream.set_config(config),
         // Downloads say so where it matters, and an earlier one goes on to count.
-        Err(error) => tracing::debug!(error = %in_one_line(&error), "no configuration in the tree"),
+        Err(error) => tracing::debug!(error = %one_line(&error), "no configuration in the tree"),
     }
 }
 
 fn start_anew(follow: &Follow, follower: &mut Follower) {
     tracing::error!("the copy of {} is damaged and is fetched anew", follow.what);
     if let Err(error) = follower.reset() {
-        tracing::error!(error = %in_one_line(&error), "could not make a new repository");
+        tracing::error!(error = %one_line(&error), "could not make a new repository");
     }
-}
-
-fn in_one_line(error: &(dyn std::error::Error + 'static)) -> String {
-    let chain = std::iter::successors(Some(error), |error| error.source());
-    let mut parts: Vec<String> = chain.map(ToString::to_string).collect();
-    parts.dedup();
-    parts.join(": ")
 }
 
 /// Speaks HTTP for the git client, with the settings of the upstream.

@@ -18,6 +18,7 @@ use crate::{
     registry::{CrateName, IndexFile},
     store::{self, Change, EntryFacts},
     upstream::{self, IndexAnswer},
+    util::task,
 };
 
 /// An index entry that may be served now.
@@ -360,9 +361,9 @@ impl Inner {
 
     async fn publish(&self, name: &CrateName, change: Change) -> Result<(), Error> {
         let (store, now) = (self.store.clone(), self.clock.now());
-        let published = tokio::task::spawn_blocking(move || store.publish(vec![change], now)).await;
+        let published = task::blocking(move || store.publish(vec![change], now)).await;
         let events = published
-            .map_err(|_panicked| Error::Lost { what: what(name) })?
+            .map_err(|_aborted| Error::Lost { what: what(name) })?
             .map_err(|error| Error::store(&what(name), error))?;
         for event in events {
             tracing::info!(krate.name = %name, "{event}");

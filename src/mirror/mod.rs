@@ -57,6 +57,7 @@ use crate::{
     registry::{Checksum, CrateName, Release},
     store::{self, Blob, Snapshot, Store},
     upstream::{self, Upstream},
+    util::task,
 };
 
 /// How the mirror behaves.
@@ -329,7 +330,7 @@ impl Mirror {
         let tasks = self.inner.tasks.read();
         let (store, stop) = (self.inner.store.clone(), tasks.stop_flag());
         drop(tasks.spawn(async move {
-            let walk = tokio::task::spawn_blocking(move || store.adopt(&stop));
+            let walk = task::blocking(move || store.adopt(&stop));
             match walk.await {
                 Ok(Ok(adoption)) => tracing::debug!(?adoption, "looked through the blobs"),
                 Ok(Err(error)) => {

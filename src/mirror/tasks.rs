@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use crate::util::task;
 use tokio::{runtime::Runtime, task::JoinHandle};
 
 /// How many threads carry fetches and jobs. They wait far more than they work: two keep one busy
@@ -92,7 +93,7 @@ impl Tasks {
             while !stop.load(Ordering::Relaxed) {
                 ticks.tick().await;
                 let work = Arc::clone(&work);
-                if tokio::task::spawn_blocking(move || work()).await.is_err() {
+                if task::blocking(move || work()).await.is_err() {
                     tracing::error!("a periodic job panicked; it is tried again in {period:?}");
                 }
             }

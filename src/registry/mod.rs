@@ -12,10 +12,11 @@ pub mod layout;
 pub mod lockfile;
 pub mod name;
 pub mod release;
-pub mod words;
 
 pub use checksum::Checksum;
 pub use entry::{IndexFile, Row};
 pub use layout::RegistryConfig;
 pub use name::CrateName;
 pub use release::Release;
+
+pub use crate::util::format as words;

@@ -29,6 +29,7 @@ use super::{
     error::{EngineError, Error},
     keys::{BORN, CRATES, GENERATION, KEPT, LOST, META, NAMES, STAGED, STATE, State},
 };
+use crate::util::fs::sync_dir;
 
 /// The bytes of a record, as sled has them in memory.
 pub(super) type Value = sled::IVec;
@@ -316,7 +317,7 @@ impl Catalogue {
     fn sync(&self) -> io::Result<()> {
         File::open(self.dir.join("db"))?.sync_data()?;
         self.sync_side_files()?;
-        File::open(&self.dir)?.sync_all()
+        sync_dir(&self.dir)
     }
 
     fn sync_side_files(&self) -> io::Result<()> {
@@ -337,7 +338,7 @@ impl Catalogue {
                 Err(error) => return Err(error),
             }
         }
-        File::open(&folder)?.sync_all()?;
+        sync_dir(&folder)?;
         *synced = there;
         Ok(())
     }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{error::Error, restoring::MARK};
+use crate::util::fs::sync_dir;
 
 /// The store format that this build reads and writes. It rises when an older build would do harm.
 pub(super) const FORMAT: u32 = 1;
@@ -261,9 +262,7 @@ pub(super) fn found_format(path: &Path) -> Result<Option<u32>, Error> {
 /// # Errors
 /// [`Error::Io`].
 pub(super) fn sync_folder(path: &Path) -> Result<(), Error> {
-    File::open(path)
-        .and_then(|folder| folder.sync_all())
-        .map_err(Error::io("sync a folder", path))
+    sync_dir(path).map_err(Error::io("sync a folder", path))
 }
 
 #[cfg(test)]

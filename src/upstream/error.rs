@@ -5,6 +5,7 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use crate::{metrics::Outcome, registry::entry::InvalidIndexFile};
 
 use super::resolve::Refusal;
+use crate::util::{error::chain, format::exact_span};
 
 /// A request to upstream that came to nothing, shared by all who waited for it.
 #[derive(Debug, Clone)]
@@ -35,7 +36,7 @@ pub enum Kind {
     #[error("no connection could be made")]
     Refused(#[source] Cause),
     /// It took too long. Trying again at once would cost as much again.
-    #[error("{stage} took more than {}", humantime::format_duration(*.limit))]
+    #[error("{stage} took more than {}", exact_span(*.limit))]
     Timeout {
         /// What took too long.
         stage: Stage,
@@ -199,13 +200,6 @@ impl Cause {
     }
 }
 
-/// `error` and what lies below it.
-pub(super) fn chain<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-    std::iter::successors(Some(error), |error| error.source())
-}
-
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -267,12 +261,6 @@ impl Error {
             Kind::Breaker { retry_after, .. } => Some(*retry_after),
             _ => None,
         }
-    }
-
-    /// The error and its causes in one line.
-    pub(super) fn in_one_line(&self) -> String {
-        let parts: Vec<_> = chain(self).map(ToString::to_string).collect();
-        parts.join(": ")
     }
 
     /// Whether upstream said that it does not have the file.

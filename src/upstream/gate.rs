@@ -12,6 +12,7 @@ use super::{
     breaker::{Breaker, BreakerState, Failure, Limits, Pass, Verdict},
     error::{Error, Kind, Stage},
 };
+use crate::util::error::one_line;
 
 /// How a host fares, as the status page shows it.
 #[derive(Debug, Clone)]
@@ -113,7 +114,7 @@ impl Gate {
             last_failure: state
                 .last_failure
                 .as_ref()
-                .map(|(then, error)| (since(*then), error.in_one_line())),
+                .map(|(then, error)| (since(*then), one_line(&error))),
             latency: state.latency,
         }
     }
@@ -131,7 +132,7 @@ impl Gate {
             .breaker
             .settle(pass, verdict, Instant::now(), jitter);
         if was_shut {
-            let error = self.last_failure().map(|error| error.in_one_line());
+            let error = self.last_failure().map(|error| one_line(&error));
             tracing::warn!(error, "gives upstream a rest");
         }
     }

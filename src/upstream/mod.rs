@@ -36,11 +36,12 @@ use url::Url;
 use crate::{
     metrics::{self, Metrics, Outcome},
     registry::{Checksum, CrateName, RegistryConfig, Release},
+    util::error::{chain, one_line},
 };
 
 use client::Clients;
 use download::{Frame, Tally};
-use error::{Subject, chain};
+use error::Subject;
 use gate::{Gate, Ticket};
 use resolve::Rules;
 use sparse::{Ask, Head};
@@ -651,7 +652,7 @@ impl Slot {
                 Ok(config)
             }
             (Err(error), Some((_, outdated))) => {
-                tracing::warn!(error = %error.in_one_line(), "goes on with an outdated `config.json` of upstream");
+                tracing::warn!(error = %one_line(&error), "goes on with an outdated `config.json` of upstream");
                 self.bad = Some((now, error));
                 Ok(Arc::clone(outdated))
             }

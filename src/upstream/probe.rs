@@ -17,8 +17,9 @@ use bytes::Bytes;
 use reqwest::{Certificate, Proxy, header};
 use url::Url;
 
-use super::{client::install_crypto, error::chain, secret};
+use super::{client::install_crypto, secret};
 use crate::registry::{Checksum, checksum::Hasher};
+use crate::util::error::chain;
 
 /// How long each step may take. 10 s: less patient than cargo's 30, longer than a slow network.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use super::text::{plural, size};
 use crate::cli::{
     Error,
     job::{self, JobArgs, printed},
@@ -14,6 +13,7 @@ use crate::mirror::{
     jobs::Request,
     upkeep::{GcReport, GcRequest, Removed},
 };
+use crate::util::format::{plural, size};
 
 /// Remove crate files that no index entry names, and what was set aside as damaged over a week ago.
 #[derive(Debug, Clone, clap::Args)]

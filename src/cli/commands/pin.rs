@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use super::text::{plural, time};
 use crate::cli::{
     Error,
     job::{self, JobArgs, printed},
@@ -11,6 +10,7 @@ use crate::mirror::{
     jobs::Request,
     upkeep::{PinReport, PinRequest},
 };
+use crate::util::format::{plural, time};
 
 /// Releases to keep: `gc` never removes them. `pin` fetches what is not held yet, with a name
 /// alone every version that was not yet fetched; requirements such as `tokio@1` it does not take,

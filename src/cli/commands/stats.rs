@@ -3,9 +3,9 @@
 use std::{
     cmp::Ordering,
     io::{self, Write},
+    time::Duration,
 };
 
-use super::text::{plural, size, span, time};
 use crate::cli::{
     Error,
     job::{self, JobArgs, printed},
@@ -15,6 +15,7 @@ use crate::mirror::{
     sync::SetRun,
     upkeep::{Ended, StatsReport, StatsRequest, UpstreamHost},
 };
+use crate::util::format::{exact_span, plural, size, time};
 
 /// The mirror in numbers. The exit code is 1 if failures are recorded or the store takes no writes.
 #[derive(Debug, Clone, clap::Args)]
@@ -73,7 +74,7 @@ fn lines(report: &StatsReport) -> Vec<(&'static str, String)> {
                 "{}, mode {}, up for {}",
                 report.version,
                 report.mode,
-                span(report.uptime)
+                exact_span(Duration::from_secs(report.uptime))
             ),
         ),
         (
@@ -214,11 +215,14 @@ fn disk(report: &StatsReport) -> String {
 
 fn host(host: &UpstreamHost) -> String {
     let mut words = match host.last_success {
-        Some(ago) => format!("answered {} ago", span(ago)),
+        Some(ago) => format!("answered {} ago", exact_span(Duration::from_secs(ago))),
         None => "not asked yet".to_owned(),
     };
     if let (Some(ago), Some(why)) = (host.last_failure, &host.cause) {
-        words = format!("{words}, failed {} ago: {why}", span(ago));
+        words = format!(
+            "{words}, failed {} ago: {why}",
+            exact_span(Duration::from_secs(ago))
+        );
     }
     if host.resting {
         words.push_str(", given a rest");

@@ -6,10 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    stats::set_run,
-    text::{self, time},
-};
+use super::stats::set_run;
 use crate::cli::{
     Error,
     job::{self, JobArgs, printed},
@@ -19,6 +16,7 @@ use crate::mirror::{
     select::{NamedText, Selection},
     sync::{Failure as Failed, SetInfo, SyncReport, SyncRequest},
 };
+use crate::util::format::{size, time};
 
 /// What a file of a selection may have at most: ten times the largest lockfile that people have.
 const MOST_FILE_BYTES: u64 = 16 << 20;
@@ -232,7 +230,7 @@ fn print(report: &SyncReport, out: &mut dyn Write) -> io::Result<()> {
             "index entries that were asked for are kept; no crate file was fetched"
         );
     }
-    let bytes = text::size(report.fetched_bytes);
+    let bytes = size(report.fetched_bytes);
     row(out, "fetched", format!("{} ({bytes})", report.fetched))?;
     if report.retried > 0 {
         row(out, "retried", report.retried.to_string())?;

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use super::text::{plural, size};
 use crate::cli::{
     Error,
     job::{self, JobArgs, printed},
@@ -11,6 +10,7 @@ use crate::mirror::{
     jobs::Request,
     upkeep::{BadBlob, BadKind, VerifyReport, VerifyRequest},
 };
+use crate::util::format::{plural, size};
 
 /// Hash every crate file that is held, read every index file, and compare both.
 #[derive(Debug, Clone, clap::Args)]

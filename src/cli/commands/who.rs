@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use super::text::{plural, time};
 use crate::cli::{
     Error,
     job::{self, JobArgs, printed},
@@ -11,6 +10,7 @@ use crate::mirror::{
     jobs::Request,
     upkeep::{WhoRelease, WhoReport, WhoRequest},
 };
+use crate::util::format::{plural, time};
 
 /// Who fetched a crate, and what else wants it: pins and saved sets. The address of a client is
 /// the one that its connection, or a trusted proxy, tells; it is kept for as long as

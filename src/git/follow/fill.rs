@@ -11,6 +11,7 @@ use std::{
 use gix::ObjectId;
 
 use super::{Error, Reader, io_error, pack_dir, repository, set_tip, tip, tree, tree_of};
+use crate::util::fs::sync_dir;
 
 /// How deep trees are copied: an index has three levels, and what else lies in the tree of one is
 /// not read.
@@ -176,8 +177,7 @@ pub(super) fn settle(
     if let Some(keep) = written.keep_path.as_ref().filter(|keep| keep.exists()) {
         std::fs::remove_file(keep).map_err(io_error("remove", keep))?;
     }
-    let synced = std::fs::File::open(dir).and_then(|dir| dir.sync_all());
-    synced.map_err(io_error("sync", dir))
+    sync_dir(dir).map_err(io_error("sync", dir))
 }
 
 /// A pack that is made while it is read: no delta, each object as it comes from its repository.

@@ -40,6 +40,7 @@ pub use http::{Exchange, Reply};
 
 use super::Error;
 use crate::registry::{CrateName, IndexFile, RegistryConfig, layout::parse_index_path};
+use crate::util::fs::sync_dir;
 
 /// The reference of the newest commit that was fetched.
 const TIP: &str = "refs/orlop/upstream";
@@ -571,7 +572,7 @@ fn write_published(dir: &Path, published: Published, durably: bool) -> Result<()
         }
         fs::rename(&new, &path)?;
         if durably && let Some(parent) = path.parent() {
-            fs::File::open(parent)?.sync_all()?;
+            sync_dir(parent)?;
         }
         Ok(())
     };

@@ -10,10 +10,8 @@ use crate::{
         upkeep::Ended,
     },
     policy::freshness::Mode,
-    registry::{
-        CrateName,
-        words::{plural, seconds, size, span},
-    },
+    registry::CrateName,
+    util::format::{plural, seconds, size, span},
 };
 
 /// The one thing to know first. Something that needs somebody shows in its level.

@@ -9,11 +9,9 @@ use super::model::{
 use crate::{
     mirror::{Activity, GitState, GitStatus, Happened, Status, jobs::Running, overview, upkeep},
     policy::freshness::Mode,
-    registry::{
-        client::{client_config, git_client_config, view_base},
-        words::{seconds, span},
-    },
+    registry::client::{client_config, git_client_config, view_base},
     upstream::{BreakerState, HostHealth},
+    util::format::{seconds, span},
 };
 
 pub(super) fn upstream(overview: &overview::Overview) -> UpstreamFacts {

@@ -15,10 +15,8 @@ use crate::{
     metrics,
     mirror::{self, Status, history::Recorded, overview},
     policy::freshness::Mode,
-    registry::{
-        CrateName,
-        words::{is_hidden, seconds},
-    },
+    registry::CrateName,
+    util::format::{is_hidden, seconds},
 };
 
 /// How many crates a search shows.

@@ -3,10 +3,10 @@
 //! The templates call these; askama hands over fields by reference and variables by value, hence
 //! [`Value`].
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::model::Level;
-use crate::registry::words;
+use crate::util::format;
 
 /// How much of a commit's id or a checksum is shown; enough to tell it from all others here.
 const SHOWN_ID_CHARACTERS: usize = 12;
@@ -91,12 +91,12 @@ pub(super) fn counted(number: impl Value<u64>, noun: &str) -> String {
 
 /// A size with a decimal unit: `1.4 GB`.
 pub(super) fn size(bytes: impl Value<u64>) -> String {
-    words::size(bytes.value())
+    format::size(bytes.value())
 }
 
 /// A span in its largest unit: `40 s`, `3 min`, `5 h`, `12 days`.
 pub(super) fn span(seconds: impl Value<u64>) -> String {
-    words::span(Duration::from_secs(seconds.value()))
+    format::span(Duration::from_secs(seconds.value()))
 }
 
 /// A span in its two largest units: `3 days 4 h`.
@@ -126,29 +126,19 @@ pub(super) fn before(now: impl Value<u64>, age: impl Value<u64>) -> u64 {
     now.value().saturating_sub(age.value())
 }
 
-fn rfc3339(at_seconds: u64) -> String {
-    // The formatter goes to the year 9999 and panics behind it.
-    const LAST_SECOND: u64 = 253_402_300_799;
-    let at = Duration::from_secs(at_seconds.min(LAST_SECOND));
-    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + at).to_string()
-}
-
 /// A time for machines: `2026-11-23T01:04:21Z`.
 pub(super) fn iso(at_seconds: impl Value<u64>) -> String {
-    rfc3339(at_seconds.value())
+    format::rfc3339(at_seconds.value())
 }
 
 /// A time for people: `2026-11-23 01:04 UTC`.
 pub(super) fn utc(at_seconds: impl Value<u64>) -> String {
-    let text = rfc3339(at_seconds.value());
-    let minutes = text.get(..16).unwrap_or(&text);
-    format!("{} UTC", minutes.replace('T', " "))
+    format::minute(at_seconds.value())
 }
 
 /// A day: `2026-11-23`.
 pub(super) fn day(at_seconds: impl Value<u64>) -> String {
-    let text = rfc3339(at_seconds.value());
-    text.get(..10).unwrap_or(&text).to_owned()
+    format::day(at_seconds.value())
 }
 
 /// A share of a whole: `97.4 %`. Only all of it is `100 %`, and only none of it `0 %`.

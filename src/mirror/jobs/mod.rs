@@ -24,6 +24,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::Job;
+use crate::util::{error::messages, task::Aborted};
 
 /// The target of the log line about a job that failed.
 pub const ENDED: &str = "orlop::ended";
@@ -429,11 +430,7 @@ impl JobError {
     /// The error with what caused it, and what caused that.
     #[must_use]
     pub fn because(mut self, cause: &dyn StdError) -> JobError {
-        let mut next = Some(cause);
-        while let Some(error) = next {
-            self.causes.push(error.to_string());
-            next = error.source();
-        }
+        self.causes.extend(messages(cause));
         self
     }
 
@@ -449,6 +446,17 @@ impl JobError {
             format!("the store could not do its part for {what}"),
         )
         .because(error)
+    }
+}
+
+impl From<Aborted> for JobError {
+    fn from(aborted: Aborted) -> JobError {
+        let mut messages = messages(&aborted);
+        let message = messages.remove(0);
+        JobError {
+            causes: messages,
+            ..JobError::new(Fault::Unavailable, message)
+        }
     }
 }
 

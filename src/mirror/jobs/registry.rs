@@ -20,8 +20,11 @@ use super::{
 use crate::{
     metrics::JobResult,
     mirror::{Clock, Happened},
-    registry::words::seconds,
     store::Table,
+    util::{
+        format::{exact_span, seconds},
+        task,
+    },
 };
 
 /// The largest report that is kept for `orlop stats`; of a larger one the lists are shortened.
@@ -260,7 +263,7 @@ fn excludes(one: Kind, other: Kind) -> bool {
 
 fn refusal(kind: Kind, other: &Running, now: SystemTime) -> JobError {
     let age = seconds(now).saturating_sub(other.since);
-    let age = humantime::format_duration(Duration::from_secs(age));
+    let age = exact_span(Duration::from_secs(age));
     let doing = match (other.phase.as_str(), other.total) {
         ("", _) => String::new(),
         (phase, None) => format!(", {phase}: {} done", other.done),
@@ -367,9 +370,8 @@ async fn conclude(mirror: &Mirror, admitted: &Admitted, outcome: &Result<Report,
     inner.activities.note(now, Happened::Job, activity);
     let outcome = outcome.clone();
     let store = inner.store.clone();
-    let kept = tokio::task::spawn_blocking(move || {
-        keep(&store, kind, seconds(now), took.as_secs(), is_well, outcome)
-    });
+    let kept =
+        task::blocking(move || keep(&store, kind, seconds(now), took.as_secs(), is_well, outcome));
     match kept.await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(

@@ -18,7 +18,7 @@ use crate::{
         error::Error,
         index::Refreshed,
         jobs::{Fault, JobError, Teller, Unit},
-        sync::{GivenUp, HeadStart, LOOK, Patience, Throttle, cause},
+        sync::{GivenUp, HeadStart, LOOK, Patience, Throttle},
     },
     policy::closure::{Closure, Offer, Tally},
     registry::{
@@ -27,6 +27,7 @@ use crate::{
     },
     store::{self, Store},
     upstream::GitIndex,
+    util::{error::one_line, task},
 };
 
 /// How long one request for an index entry is waited for, with the tries of the upstream room.
@@ -218,11 +219,11 @@ impl<'a> Chooser<'a> {
             self.teller.go_on()?;
             let (store, batch, basis) =
                 (self.mirror.inner.store.clone(), some.to_vec(), self.basis);
-            let verdicts = tokio::task::spawn_blocking(move || {
+            let verdicts = task::blocking(move || {
                 let verdicts = batch.iter().map(|one| verdict(&store, one, basis));
                 verdicts.collect::<Result<Vec<_>, store::Error>>()
             });
-            let verdicts = verdicts.await.map_err(|_panicked| lost())?;
+            let verdicts = verdicts.await?;
             let verdicts = verdicts.map_err(|error| JobError::store("the lockfile", &error))?;
             for (one, verdict) in some.iter().zip(verdicts) {
                 if let Some(one) = self.settle(one, &verdict, may_ask) {
@@ -420,7 +421,7 @@ impl<'a> Chooser<'a> {
 
     async fn all_names(&self) -> Result<Vec<CrateName>, JobError> {
         let (store, teller) = (self.mirror.inner.store.clone(), self.teller.clone());
-        let walk = tokio::task::spawn_blocking(move || {
+        let walk = task::blocking(move || {
             let mut names = Vec::new();
             store.names(|facts| {
                 if facts.has_snapshot {
@@ -433,7 +434,7 @@ impl<'a> Chooser<'a> {
             })?;
             Ok::<_, store::Error>(names)
         });
-        let names = walk.await.map_err(|_panicked| lost())?;
+        let names = walk.await?;
         self.teller.go_on()?;
         names.map_err(|error| JobError::store("the list of names", &error))
     }
@@ -505,16 +506,16 @@ async fn load<T: Send + 'static>(
             Ok(Refreshed::Absent) | Err(GivenUp::One(Error::UnknownCrate { .. })) => {
                 return Ok((name, Loaded::Unknown));
             }
-            Err(GivenUp::One(error)) => return Ok((name, Loaded::Failed(cause(&error)))),
+            Err(GivenUp::One(error)) => return Ok((name, Loaded::Failed(one_line(&error)))),
             Err(GivenUp::All(error)) => return Err(error),
         }
     }
     let store = mirror.inner.store.clone();
-    let reading = tokio::task::spawn_blocking(move || {
+    let reading = task::blocking(move || {
         let found = read(&store, &name);
         (name, found)
     });
-    let (name, found) = reading.await.map_err(|_panicked| lost())?;
+    let (name, found) = reading.await?;
     let found = found.map_err(|error| JobError::store(&format!("`{name}`"), &error))?;
     Ok((name, found.map_or(Loaded::Unknown, Loaded::There)))
 }

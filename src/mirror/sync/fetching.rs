@@ -12,7 +12,7 @@ use super::{
     Failure, HeadStart, LOOK, SyncReport, TOLD_NAMES, Throttle,
     failures::{Earlier, Failures, key_of},
     pace::Pace,
-    patience::{GivenUp, Patience, cause},
+    patience::{GivenUp, Patience},
 };
 use crate::{
     mirror::{
@@ -24,6 +24,7 @@ use crate::{
     },
     registry::{Checksum, CrateName, Release},
     store::{self, Store},
+    util::{error::one_line, task},
 };
 
 /// How many names are looked up at a time.
@@ -311,7 +312,7 @@ impl<'a> Fetching<'a> {
 
     fn give_up(&mut self, what: String, given_up: GivenUp) -> Result<(), JobError> {
         let cause = match given_up {
-            GivenUp::One(error) => cause(&error),
+            GivenUp::One(error) => one_line(&error),
             // Of what is not in this selection nothing ends the job, but who waits for it.
             GivenUp::All(error)
                 if error.fault != Fault::Cancelled && self.strangers.contains(&what) =>
@@ -562,11 +563,6 @@ fn with_counts(mut error: JobError, fetched: u64, total: u64) -> JobError {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, store::Error> + Send + 'static,
 ) -> Result<T, JobError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(|error| JobError::store("the sync", &error)),
-        Err(_panicked) => Err(JobError::new(
-            Fault::Unavailable,
-            "a part of the sync ended without a word",
-        )),
-    }
+    let done = task::blocking(work).await?;
+    done.map_err(|error| JobError::store("the sync", &error))
 }

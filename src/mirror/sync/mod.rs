@@ -37,13 +37,14 @@ use serde::{Deserialize, Serialize};
 pub use self::{failures::FailureRecord, schedule::SavedSets, set_runs::SetRun, sets::SavedSet};
 pub(super) use self::{
     pace::Pace,
-    patience::{GivenUp, Patience, cause},
+    patience::{GivenUp, Patience},
 };
 use super::{
     Mirror,
     jobs::{Fault, JobError, Teller},
     select::{Basis, Selection},
 };
+use crate::util::task;
 
 /// How many names a dry run tells.
 const TOLD_NAMES: usize = 100_000;
@@ -318,13 +319,7 @@ impl Mirror {
         work: impl FnOnce(&Mirror) -> T + Send + 'static,
     ) -> Result<T, JobError> {
         let mirror = self.clone();
-        let done = tokio::task::spawn_blocking(move || work(&mirror)).await;
-        done.map_err(|_panicked| {
-            JobError::new(
-                Fault::Unavailable,
-                "a part of the sync ended without a word",
-            )
-        })
+        Ok(task::blocking(move || work(&mirror)).await?)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
         self,
         retry::{self, Class},
     },
+    util::{error::one_line, format::exact_span},
 };
 
 /// How often one thing is tried, over the tries of each fetch.
@@ -172,7 +173,7 @@ impl Patience {
         if pause > LOOK && !self.told.swap(true, Ordering::Relaxed) {
             let text = format!(
                 "upstream is in trouble, and is asked again in a moment: {}",
-                cause(error)
+                one_line(error)
             );
             self.teller.note(text);
         }
@@ -186,24 +187,9 @@ impl Patience {
     }
 }
 
-/// An error with its causes, in one line.
-pub(in crate::mirror) fn cause(error: &Error) -> String {
-    let chain = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
-    let mut parts: Vec<String> = Vec::new();
-    for part in chain.map(ToString::to_string) {
-        if parts.last() != Some(&part) {
-            parts.push(part);
-        }
-    }
-    parts.join(": ")
-}
-
 fn away(error: &Error, silent: Duration) -> JobError {
     let seconds = Duration::from_secs(silent.as_secs());
-    let message = format!(
-        "upstream has been away for {}",
-        humantime::format_duration(seconds)
-    );
+    let message = format!("upstream has been away for {}", exact_span(seconds));
     JobError::new(Fault::Unavailable, message)
         .because(error)
         .hint("what was fetched is kept; run it again when upstream is back")

@@ -18,8 +18,8 @@ use crate::{
         Inner, Mirror,
         jobs::{Asker, Fault, Report, Request, Teller},
     },
-    registry::words::seconds,
     store::Table,
+    util::format::seconds,
 };
 
 /// The key of what is kept.

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{blocking, pins::Pinned, release_key, verify::prefix_of};
+use super::{pins::Pinned, release_key, verify::prefix_of};
 use crate::{
     mirror::{
         Mirror,
@@ -19,6 +19,7 @@ use crate::{
     },
     registry::{Checksum, Release},
     store::{Leftover, LeftoverKind, ReleaseFacts, Removal, Store},
+    util::{format::exact_span, task::blocking},
 };
 
 /// Crate files that came in within this time stay whatever the records say: their index entry may
@@ -112,7 +113,7 @@ impl Mirror {
             None => HashSet::new(),
         };
         let mirror = self.clone();
-        blocking(move || mirror.gc_now(&request, &wanted, &teller)).await
+        blocking(move || mirror.gc_now(&request, &wanted, &teller)).await?
     }
 
     /// Whether it is known that nobody used a file for so long.
@@ -129,8 +130,8 @@ impl Mirror {
         }
         let message = format!(
             "who fetched what is kept for {} only, which is less than `--unused-for {}`",
-            humantime::format_duration(keep_for),
-            humantime::format_duration(unused_for)
+            exact_span(keep_for),
+            exact_span(unused_for)
         );
         Err(JobError::new(Fault::Usage, message)
             .hint("ask for a shorter time, or set `use.keep_for` to a longer one"))

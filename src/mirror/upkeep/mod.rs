@@ -8,7 +8,7 @@ mod stats;
 mod uses;
 mod verify;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -93,49 +93,12 @@ fn release_key(release: &Release) -> String {
     format!("{}@{}", release.name.key(), release.version)
 }
 
-/// Seconds since 1970, for what is kept as JSON.
-fn to_seconds(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
-
-fn from_seconds(seconds: u64) -> SystemTime {
-    UNIX_EPOCH
-        .checked_add(Duration::from_secs(seconds))
-        .unwrap_or(UNIX_EPOCH)
-}
-
-/// Does blocking work on a thread for it.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
-) -> Result<T, JobError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome,
-        Err(_panicked) => Err(JobError::new(
-            Fault::Unavailable,
-            "a part of the job came to no end",
-        )),
-    }
-}
-
 fn offline(what: &str) -> JobError {
     JobError::new(
         Fault::Unavailable,
         format!("{what}: this mirror is in mode `offline` and never asks upstream"),
     )
     .hint("take a bundle in with `orlop import`, or set `mode` to another one")
-}
-
-/// An error and its causes in one line.
-fn in_a_line(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        line.push_str(": ");
-        line.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    line
 }
 
 impl Mirror {

@@ -7,7 +7,7 @@ use std::{collections::HashSet, ops::ControlFlow};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Target, blocking, in_a_line, read_json, to_json, to_seconds};
+use super::{Target, read_json, to_json};
 use crate::{
     mirror::{
         Mirror,
@@ -15,6 +15,7 @@ use crate::{
     },
     registry::{CrateName, Release},
     store::{ReleaseFacts, Table},
+    util::{error::one_line, format::seconds, task::blocking},
 };
 
 /// Which releases, as `name` or `name@version`; a name alone means all its versions.
@@ -118,13 +119,13 @@ impl Mirror {
         let releases = self.wanted(target)?;
         if releases.is_empty() {
             return Ok(Err(match asked {
-                Err(error) => format!("`{}` was not pinned: {}", target.key(), in_a_line(&error)),
+                Err(error) => format!("`{}` was not pinned: {}", target.key(), one_line(&error)),
                 Ok(()) => format!("`{}` was not pinned: no index entry has it", target.key()),
             }));
         }
         let kept = Kept {
             release: spelling(target, &releases),
-            since: to_seconds(self.inner.clock.now()),
+            since: seconds(self.inner.clock.now()),
         };
         let (store, key) = (self.inner.store.clone(), target.key());
         blocking(move || {
@@ -138,7 +139,7 @@ impl Mirror {
                 .keep(Table::Pins, vec![(key.clone(), Some(to_json(&kept)))])
                 .map_err(|error| JobError::store(&key, &error))
         })
-        .await?;
+        .await??;
         Ok(Ok(releases))
     }
 
@@ -194,7 +195,7 @@ impl Mirror {
                 "`{}@{}` is pinned and could not be fetched: {}",
                 release.name,
                 release.version,
-                in_a_line(&error)
+                one_line(&error)
             )),
         })
         .await
@@ -219,15 +220,15 @@ impl Mirror {
                     .map_err(fault)?;
                 report.changed.push(key);
             }
-            Ok(report)
+            Ok::<_, JobError>(report)
         })
-        .await?;
+        .await??;
         self.with_pins(report).await
     }
 
     async fn with_pins(&self, mut report: PinReport) -> Result<PinReport, JobError> {
         let mirror = self.clone();
-        report.pins = blocking(move || mirror.pins()).await?;
+        report.pins = blocking(move || mirror.pins()).await??;
         Ok(report)
     }
 

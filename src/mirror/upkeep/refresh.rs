@@ -6,7 +6,7 @@ use futures_util::{StreamExt as _, stream};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use super::{in_a_line, offline};
+use super::offline;
 use crate::{
     mirror::{
         Mirror,
@@ -15,6 +15,7 @@ use crate::{
     },
     registry::CrateName,
     store::ReleaseFacts,
+    util::error::one_line,
 };
 
 /// How many names are asked for at once.
@@ -106,7 +107,7 @@ impl RefreshedName {
 
     fn failed(name: &str, error: &dyn std::error::Error) -> RefreshedName {
         RefreshedName {
-            cause: Some(in_a_line(error)),
+            cause: Some(one_line(error)),
             ..RefreshedName::of(name, Outcome::Failed)
         }
     }

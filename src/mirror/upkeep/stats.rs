@@ -4,7 +4,7 @@ use std::{ops::ControlFlow, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{VerifyReport, blocking, read_json, to_seconds};
+use super::{VerifyReport, read_json};
 use crate::{
     mirror::{
         GitState, Mirror,
@@ -13,6 +13,7 @@ use crate::{
     },
     store::Table,
     upstream::{BreakerState, HostHealth},
+    util::{format::seconds, task::blocking},
 };
 
 /// How many failures a report lists; all are counted.
@@ -239,7 +240,7 @@ impl Mirror {
         _request: StatsRequest,
     ) -> Result<StatsReport, JobError> {
         let mirror = self.clone();
-        blocking(move || mirror.stats_now()).await
+        blocking(move || mirror.stats_now()).await?
     }
 
     fn stats_now(&self) -> Result<StatsReport, JobError> {
@@ -275,7 +276,7 @@ impl Mirror {
             downloads: UpstreamHost::of(&status.upstream.downloads),
             follow: status.follow.map(|follow| Followed {
                 commit: follow.commit,
-                at: follow.followed_at.map(to_seconds),
+                at: follow.followed_at.map(seconds),
             }),
             git: status.git.map(|git| GitIndex {
                 state: state_word(git.state).to_owned(),

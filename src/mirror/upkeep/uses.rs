@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{Target, blocking, from_seconds, read_json, release_key, to_json, to_seconds};
+use super::{Target, read_json, release_key, to_json};
 use crate::{
     mirror::{
         Inner, Mirror,
@@ -25,6 +25,10 @@ use crate::{
     },
     registry::Release,
     store::{self, Store, Table},
+    util::{
+        format::{from_seconds, seconds},
+        task::blocking,
+    },
 };
 
 /// How many locks the counts are spread over: far more than there are threads that answer.
@@ -173,7 +177,7 @@ impl Uses {
     fn oldest(&self, now: SystemTime) -> u64 {
         match self.keep_for.load(Relaxed) {
             0 => 0,
-            seconds => to_seconds(now).saturating_sub(seconds),
+            since => seconds(now).saturating_sub(since),
         }
     }
 
@@ -217,8 +221,8 @@ impl Uses {
                         .push(Client {
                             client: slot.client,
                             count: slot.count,
-                            first: to_seconds(slot.first),
-                            last: to_seconds(slot.last),
+                            first: seconds(slot.first),
+                            last: seconds(slot.last),
                         });
                 }
             }
@@ -386,7 +390,7 @@ impl Inner {
         if is_noted == self.uses.is_on() {
             return Ok(());
         }
-        let now = to_json(&to_seconds(self.clock.now()));
+        let now = to_json(&seconds(self.clock.now()));
         let noted = self.uses.is_on().then_some(now);
         let pair = (RECORDED_SINCE.to_owned(), noted);
         self.store.keep(Table::Uses, vec![pair])
@@ -435,7 +439,7 @@ impl Mirror {
         let target = Target::parse(&request.release)?;
         let wanted_by = self.sets_that_want(&target).await?;
         let mirror = self.clone();
-        blocking(move || mirror.who_now(&target, &wanted_by)).await
+        blocking(move || mirror.who_now(&target, &wanted_by)).await?
     }
 
     fn who_now(

@@ -13,7 +13,6 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{blocking, in_a_line};
 use crate::{
     metrics::{Finding, Verified},
     mirror::{
@@ -22,6 +21,7 @@ use crate::{
     },
     registry::{Checksum, CrateName, IndexFile, Release, checksum::Hasher},
     store::{Blob, Removal, Store},
+    util::{error::one_line, task::blocking},
 };
 
 /// How many threads hash. More than this a disk of a lab does not feed, and the cores are for
@@ -170,7 +170,7 @@ impl Walk {
                 }
             }
             Err(error) => {
-                self.note_bad(checksum, BadKind::Unreadable, Some(in_a_line(&error)));
+                self.note_bad(checksum, BadKind::Unreadable, Some(one_line(&error)));
             }
         }
     }
@@ -208,7 +208,7 @@ impl Mirror {
         teller: Teller,
     ) -> Result<VerifyReport, JobError> {
         let (mirror, told) = (self.clone(), teller.clone());
-        let mut report = blocking(move || mirror.look_through(&told)).await?;
+        let mut report = blocking(move || mirror.look_through(&told)).await??;
         teller.go_on()?;
         if request.repair {
             self.repair(&mut report, &teller).await?;
@@ -409,7 +409,7 @@ impl Mirror {
                 .remove_blobs(removals)
                 .map_err(|error| JobError::store("what is damaged", &error))
         })
-        .await?;
+        .await??;
         let kept = removed.iter().zip(is_kept);
         let kept = kept.filter(|(freed, is_kept)| freed.is_some() && *is_kept);
         report.set_aside = u64::try_from(kept.count()).unwrap_or(u64::MAX);
@@ -435,8 +435,8 @@ impl Mirror {
                         Some("upstream has another file for this release now".to_owned());
                 }
                 Err(error) => {
-                    teller.failed(&release, in_a_line(&error));
-                    finding.cause = Some(in_a_line(&error));
+                    teller.failed(&release, one_line(&error));
+                    finding.cause = Some(one_line(&error));
                 }
             }
             teller.progress(report.repaired, total, 0);
@@ -452,7 +452,7 @@ impl Mirror {
                     report.repaired += 1;
                 }
                 Ok(_asked) => {}
-                Err(error) => teller.failed(&name, in_a_line(&error)),
+                Err(error) => teller.failed(&name, one_line(&error)),
             }
         }
         Ok(())

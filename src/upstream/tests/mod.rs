@@ -220,7 +220,7 @@ async fn a_name_that_upstream_does_not_have_is_asked_for_once() {
 async fn a_denial_is_not_tried_again_and_its_words_are_passed_on() {
     let fake = serving(reply(403, "", "ask\r\n the  admin\x07")).await;
     let rig = Rig::new(&fake, |_| {});
-    let error = rig.entry().await.expect_err("it is denied").in_one_line();
+    let error = one_line(&rig.entry().await.expect_err("it is denied"));
     assert!(error.ends_with("status 403: ask the admin"), "{error}");
     assert_eq!((fake.count(ENTRY), rig.counted("index", "status")), (1, 1));
 }
@@ -260,11 +260,7 @@ async fn a_host_that_asks_for_a_pause_is_not_asked_meanwhile() {
     assert_eq!(error.retry_after(), Some(Duration::from_secs(30)));
     let error = rig.entry().await.expect_err("it has a pause");
     assert!(matches!(error.kind(), Kind::Breaker { .. }), "{error:?}");
-    assert!(
-        error.in_one_line().contains("429"),
-        "{}",
-        error.in_one_line()
-    );
+    assert!(one_line(&error).contains("429"), "{}", one_line(&error));
     assert!(
         error
             .retry_after()
@@ -374,7 +370,7 @@ async fn a_refused_connection_is_tried_again_and_named() {
     let rig = Rig::at("http://127.0.0.1:1/", |_| {});
     let error = rig.entry().await.expect_err("nobody listens");
     assert!(matches!(error.kind(), Kind::Refused(_)), "{error:?}");
-    let text = error.in_one_line();
+    let text = one_line(&error);
     assert!(
         text.contains("`demo`") && text.contains("refused"),
         "{text}"
@@ -476,7 +472,7 @@ async fn a_configuration_that_is_of_no_use_says_why() {
             .config()
             .await
             .expect_err("no use");
-        let text = error.in_one_line();
+        let text = one_line(&error);
         assert!(text.contains(expected), "{text}");
         assert_eq!(fake.count(CONFIG), 1, "{text}");
     };
@@ -799,9 +795,9 @@ async fn downloads_do_not_come_from_private_addresses_unless_that_is_allowed() {
             .expect_err("private");
         assert!(matches!(error.kind(), Kind::Forbidden(_)), "{error:?}");
         assert!(
-            error.in_one_line().contains("allow_private"),
+            one_line(&error).contains("allow_private"),
             "{}",
-            error.in_one_line()
+            one_line(&error)
         );
         let allowed = Rig::new(&fake, |options| {
             options.allow_private = true;
@@ -839,7 +835,7 @@ async fn credentials_go_to_their_server_and_into_no_message() {
     let file = rig.download(0).await.expect_err("denied");
     for error in [index, file] {
         let texts = [
-            error.in_one_line(),
+            one_line(&error),
             format!("{error:?}"),
             error.url().to_owned(),
         ];
@@ -866,7 +862,7 @@ fn options_that_cannot_be_used_are_refused_by_name() {
         adjust(&mut options);
         let metrics = Arc::new(Metrics::new().expect("good series"));
         let error = Upstream::new(options, metrics).expect_err("it cannot be used");
-        let text = error.in_one_line();
+        let text = one_line(&error);
         assert!(
             text.contains(expected) && !text.contains("geheim"),
             "{text}"

@@ -1,0 +1,6 @@
+//! The few helpers that several modules need. They know nothing of orlop's domain.
+
+pub mod error;
+pub mod format;
+pub mod fs;
+pub mod task;
