@@ -18,20 +18,17 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{
-    Inner, Mirror,
-    error::Error,
-    flight::{Boarding, Leader},
-    index::Refreshed,
-    sync::Pace,
-};
+use super::{Inner, Mirror, error::Error, index::Refreshed, sync::Pace};
 use crate::{
     metrics::{CacheResult, Kind},
     policy::freshness::Decision,
     registry::{Checksum, Release, checksum::Hasher},
     store::{Blob, ReleaseFacts, Reservation, SpoolReader},
     upstream::{self, Download, retry},
-    util::task,
+    util::{
+        single_flight::{Leader, Role},
+        task,
+    },
 };
 
 /// Up to this size a body is verified before a byte of it is shown. Nine in ten crates are
@@ -215,7 +212,7 @@ impl Mirror {
 
     /// Joins the fetch of these bytes or begins it, and waits until the first may be sent.
     async fn fetch(&self, release: &Release, facts: &ReleaseFacts) -> Result<CrateAnswer, Error> {
-        let (progress, is_fetched) = self.board(release, &facts.checksum, None)?;
+        let (progress, is_fetched) = self.join_fetch(release, &facts.checksum, None)?;
         let within = self.inner.options().answer_within;
         let file = first_bytes(release, &facts.checksum, progress, within).await?;
         Ok(CrateAnswer {
@@ -229,15 +226,15 @@ impl Mirror {
 impl Mirror {
     /// Joins the fetch of these bytes or begins it, which the second tells. `pace`: what a job's
     /// fetch is slowed by.
-    fn board(
+    fn join_fetch(
         &self,
         release: &Release,
         checksum: &Checksum,
         pace: Option<&Arc<Pace>>,
     ) -> Result<(watch::Receiver<Progress>, bool), Error> {
-        match self.inner.fetches.board(checksum, Progress::default) {
-            Boarding::Joined(progress) => Ok((progress, false)),
-            Boarding::Lead(leader, progress) => {
+        match self.inner.fetches.join(checksum, Progress::default) {
+            Role::Follower(progress) => Ok((progress, false)),
+            Role::Leader(leader, progress) => {
                 let (inner, pace) = (Arc::clone(&self.inner), pace.cloned());
                 let (release, checksum) = (release.clone(), *checksum);
                 let led = self.inner.tasks.read().spawn(async move {
@@ -248,7 +245,7 @@ impl Mirror {
                 drop(led);
                 Ok((progress, true))
             }
-            Boarding::Full => Err(Error::Busy {
+            Role::Full => Err(Error::Busy {
                 what: release.to_string(),
             }),
         }
@@ -274,7 +271,7 @@ impl Mirror {
         {
             return Ok(None);
         }
-        let (mut progress, _has_led) = self.board(release, checksum, Some(pace))?;
+        let (mut progress, _has_led) = self.join_fetch(release, checksum, Some(pace))?;
         let ended = |progress: &Progress| progress.end.is_some();
         let end = match progress.wait_for(ended).await {
             Ok(progress) => progress.end.clone(),
@@ -421,11 +418,11 @@ impl Inner {
                     .fetched(self.clock.now(), release, blob.len());
             }
             Err(error) if error.is_rest_of_upstream() => {
-                leader.remember(self.options().remember_failure);
+                leader.keep(self.options().remember_failure);
                 tracing::debug!(%release, "did not ask for {release}");
             }
             Err(error) => {
-                leader.remember(self.options().remember_failure);
+                leader.keep(self.options().remember_failure);
                 tracing::warn!(krate.name = %release.name, krate.version = %release.version, duration_ms, error = error as &dyn std::error::Error, "could not fetch {release}");
                 let now = self.clock.now();
                 if matches!(error, Error::Mismatch { .. }) {
@@ -450,7 +447,7 @@ impl Inner {
         leader: &Leader<Checksum, Progress>,
         pace: Option<&Pace>,
     ) -> Result<Blob, Error> {
-        // Between a look into the store and the boarding another fetch may have come to its end.
+        // Between a look into the store and joining another fetch may have come to its end.
         if let Ok(Some(blob)) = self.store.blob(checksum)
             && self.sound.get(checksum) == Some(blob.len())
         {
@@ -573,7 +570,7 @@ async fn receive(
         coming.heard = Instant::now();
         leader.update(|progress| progress.release(spool.written()));
         if let Some(pace) = coming.pace {
-            pace.passed(chunk.len() as u64, leader.is_alone_with_one())
+            pace.passed(chunk.len() as u64, leader.has_one_follower())
                 .await;
         }
     }
@@ -770,7 +767,7 @@ mod tests {
         let mirror =
             Mirror::start(options, store, upstream, metrics, clock, None).expect("threads start");
         mirror.inner.sound.insert(checksum, 4);
-        let Boarding::Lead(leader, _) = mirror.inner.fetches.board(&checksum, Progress::default)
+        let Role::Leader(leader, _) = mirror.inner.fetches.join(&checksum, Progress::default)
         else {
             panic!("expected to lead");
         };

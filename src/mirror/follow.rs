@@ -22,11 +22,7 @@ use bytes::{Buf as _, Bytes};
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::watch};
 
-use super::{
-    Inner, Mirror,
-    error::Error,
-    flight::{Boarding, Flights, Leader},
-};
+use super::{Inner, Mirror, error::Error};
 use crate::{
     git::{
         ObjectId,
@@ -36,7 +32,11 @@ use crate::{
     registry::CrateName,
     store::{Change, Event, EventKind, Validators},
     upstream::{GitAnswer, GitIndex, HostHealth, Upstream},
-    util::{error::one_line, task},
+    util::{
+        error::one_line,
+        single_flight::{Leader, Role, SingleFlight},
+        task,
+    },
 };
 
 /// How a git index is followed; where it is, the upstream's options say.
@@ -88,7 +88,7 @@ pub(super) struct Follow {
     what: String,
     follower: Mutex<Follower>,
     state: Mutex<State>,
-    rounds: Flights<(), Round>,
+    rounds: SingleFlight<(), Round>,
     stop: Arc<AtomicBool>,
 }
 
@@ -144,7 +144,7 @@ impl Follow {
             what: format!("the git index at `{place}`"),
             follower: Mutex::new(follower),
             state: Mutex::new(state),
-            rounds: Flights::new(),
+            rounds: SingleFlight::new(1),
             stop,
         })))
     }
@@ -258,15 +258,15 @@ impl Mirror {
 
     /// One round for all who want that now.
     async fn follow(&self, follow: &Arc<Follow>, patience: Duration) -> Result<(), Error> {
-        let mut watch = match follow.rounds.board(&(), || None) {
-            Boarding::Joined(watch) => watch,
-            Boarding::Lead(leader, watch) => {
+        let mut watch = match follow.rounds.join(&(), || None) {
+            Role::Follower(watch) => watch,
+            Role::Leader(leader, watch) => {
                 let (inner, follow) = (Arc::clone(&self.inner), Arc::clone(follow));
                 let tasks = self.inner.tasks.read();
                 drop(tasks.spawn(async move { inner.lead_round(follow, leader).await }));
                 watch
             }
-            Boarding::Full => {
+            Role::Full => {
                 return Err(Error::Busy {
                     what: follow.what.clone(),
                 });
@@ -305,7 +305,7 @@ impl Inner {
             })
         });
         if let Err(error) = &round {
-            leader.remember(self.options().remember_failure);
+            leader.keep(self.options().remember_failure);
             self.tell_failure(&follow, error);
         }
         leader.end(|state| *state = Some(round));

@@ -7,18 +7,17 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{
-    Inner, Mirror,
-    error::Error,
-    flight::{Boarding, Leader},
-};
+use super::{Inner, Mirror, error::Error};
 use crate::{
     metrics::{CacheResult, Kind},
     policy::freshness::{self, AfterFailure, Decision, Held, Mode},
     registry::{CrateName, IndexFile},
     store::{self, Change, EntryFacts},
     upstream::{self, IndexAnswer},
-    util::task,
+    util::{
+        single_flight::{Leader, Role},
+        task,
+    },
 };
 
 /// An index entry that may be served now.
@@ -169,9 +168,9 @@ impl Mirror {
             };
             return Ok((refreshed, false));
         }
-        let (watch, has_led) = match self.inner.refreshes.board(name, || None) {
-            Boarding::Joined(watch) => (watch, false),
-            Boarding::Lead(leader, watch) => {
+        let (watch, has_led) = match self.inner.refreshes.join(name, || None) {
+            Role::Follower(watch) => (watch, false),
+            Role::Leader(leader, watch) => {
                 let (inner, name) = (Arc::clone(&self.inner), name.clone());
                 let led = self
                     .inner
@@ -181,7 +180,7 @@ impl Mirror {
                 drop(led);
                 (watch, true)
             }
-            Boarding::Full => return Err(Error::Busy { what: what(name) }),
+            Role::Full => return Err(Error::Busy { what: what(name) }),
         };
         Ok((outcome(name, watch, patience).await?, has_led))
     }
@@ -269,7 +268,7 @@ impl Inner {
     ) {
         let refreshed = self.refresh_now(&name).await;
         if let Err(error) = &refreshed {
-            leader.remember(self.options().remember_failure);
+            leader.keep(self.options().remember_failure);
             if error.is_rest_of_upstream() {
                 // The log has one line about the rest; this would be one for each entry.
                 tracing::debug!(krate.name = %name, "did not ask for the index entry of `{name}`");

@@ -14,7 +14,6 @@ pub mod backup;
 pub mod bundle;
 mod error;
 mod fetch;
-mod flight;
 mod follow;
 mod generations;
 pub mod history;
@@ -47,8 +46,8 @@ pub use tasks::Clock;
 pub use views::{NoView, ViewEntry, ViewGit, ViewStatus};
 
 use self::{
-    activity::Activities, fetch::Progress, flight::Flights, generations::Generations,
-    index::Refreshed, stale::Stale, tasks::Tasks,
+    activity::Activities, fetch::Progress, generations::Generations, index::Refreshed,
+    stale::Stale, tasks::Tasks,
 };
 use crate::{
     git,
@@ -57,7 +56,7 @@ use crate::{
     registry::{Checksum, CrateName, Release},
     store::{self, Blob, Snapshot, Store},
     upstream::{self, Upstream},
-    util::task,
+    util::{single_flight::SingleFlight, task},
 };
 
 /// How the mirror behaves.
@@ -118,6 +117,11 @@ const MAX_SOUND_BLOBS: usize = 131_072;
 /// How many files are kept open for a moment: far fewer than a process may have.
 const MAX_OPEN_BLOBS: usize = 256;
 
+/// How many fetches or refreshes may be under way or kept. A client that asks for a hundred
+/// thousand different names gets "busy" and not our memory; cargo never has more than some
+/// hundreds of requests under way.
+const MAX_FLIGHTS: usize = 8192;
+
 /// How often what was gathered in memory (times of checks) goes to the store. What a crash loses
 /// of it costs one conditional request an entry.
 const FLUSH_PERIOD: Duration = Duration::from_secs(60);
@@ -146,8 +150,8 @@ struct Inner {
     upstream: Upstream,
     metrics: Arc<Metrics>,
     clock: Clock,
-    refreshes: Flights<CrateName, Option<Result<Refreshed, Error>>>,
-    fetches: Flights<Checksum, Progress>,
+    refreshes: SingleFlight<CrateName, Option<Result<Refreshed, Error>>>,
+    fetches: SingleFlight<Checksum, Progress>,
     /// Names that upstream does not have, and when it said so.
     absent: quick_cache::sync::Cache<CrateName, SystemTime>,
     /// Releases that the index was asked for in vain, and when.
@@ -238,8 +242,8 @@ impl Mirror {
                 upstream,
                 metrics,
                 clock,
-                refreshes: Flights::new(),
-                fetches: Flights::new(),
+                refreshes: SingleFlight::new(MAX_FLIGHTS),
+                fetches: SingleFlight::new(MAX_FLIGHTS),
                 absent: quick_cache::sync::Cache::new(MAX_ABSENT_NAMES),
                 absent_releases: quick_cache::sync::Cache::new(MAX_ABSENT_NAMES),
                 sound: quick_cache::sync::Cache::new(MAX_SOUND_BLOBS),

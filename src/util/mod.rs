@@ -3,4 +3,5 @@
 pub mod error;
 pub mod format;
 pub mod fs;
+pub mod single_flight;
 pub mod task;

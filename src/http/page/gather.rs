@@ -6,8 +6,8 @@ use actix_web::web::Bytes;
 
 use super::{
     attention, facts,
-    flights::{Flights, Grounded},
     model::{CratePage, FoundCrate, Overview, Point, SearchPage, Traffic, VersionFacts},
+    reads::{ReadError, Reads},
 };
 pub(crate) use crate::mirror::history::Range;
 use crate::{
@@ -37,15 +37,15 @@ const MOST_LOOKS: usize = 48;
 /// What is being gathered, and what was within the last second.
 #[derive(Debug)]
 pub(crate) struct Gathered {
-    overview: Flights<Arc<overview::Overview>>,
-    pages: Flights<Looked>,
+    overview: Reads<Arc<overview::Overview>>,
+    pages: Reads<Looked>,
 }
 
 impl Default for Gathered {
     fn default() -> Gathered {
         Gathered {
-            overview: Flights::new(1, 1),
-            pages: Flights::new(LOOKS_AT_ONCE, MOST_LOOKS),
+            overview: Reads::new(1, 1),
+            pages: Reads::new(LOOKS_AT_ONCE, MOST_LOOKS),
         }
     }
 }
@@ -77,11 +77,11 @@ impl Looked {
         }
     }
 
-    fn from(looked: Result<Looked, Grounded>) -> Looked {
+    fn from(looked: Result<Looked, ReadError>) -> Looked {
         match looked {
             Ok(looked) => looked,
-            Err(Grounded::Busy) => Looked::Busy,
-            Err(Grounded::Broke) => Looked::Broke,
+            Err(ReadError::Busy) => Looked::Busy,
+            Err(ReadError::Aborted) => Looked::Broke,
         }
     }
 }

@@ -4,9 +4,9 @@ mod assets;
 mod attention;
 mod charts;
 mod facts;
-mod flights;
 pub(crate) mod gather;
 pub(crate) mod model;
+mod reads;
 mod render;
 #[cfg(test)]
 mod sample;

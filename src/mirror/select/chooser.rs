@@ -8,7 +8,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use semver::Version;
 
 use super::{Basis, Chosen, Everything, Root};
@@ -18,7 +17,7 @@ use crate::{
         error::Error,
         index::Refreshed,
         jobs::{Fault, JobError, Teller, Unit},
-        sync::{GivenUp, HeadStart, LOOK, Patience, Throttle},
+        sync::{GivenUp, Patience, Throttle},
     },
     policy::closure::{Closure, Offer, Tally},
     registry::{
@@ -27,7 +26,10 @@ use crate::{
     },
     store::{self, Store},
     upstream::GitIndex,
-    util::{error::one_line, task},
+    util::{
+        error::one_line,
+        task::{self, Bounded, Next},
+    },
 };
 
 /// How long one request for an index entry is waited for, with the tries of the upstream room.
@@ -116,26 +118,21 @@ impl<'a> Chooser<'a> {
         read: fn(&Store, &CrateName) -> Result<Option<T>, store::Error>,
         mut each: impl FnMut(&mut Chooser<'a>, CrateName, Loaded<T>) -> Vec<CrateName>,
     ) -> Result<(), JobError> {
-        let most = self.mirror.places();
         self.met += first.len() as u64;
         let mut waiting = VecDeque::from(first);
-        let mut flying = FuturesUnordered::new();
-        let mut head_start = HeadStart::new();
+        let mut loads = Bounded::new(self.mirror.places());
         loop {
-            self.teller.go_on()?;
-            while flying.len() < head_start.places(most)
-                && let Some(name) = waiting.pop_front()
-            {
+            loads.fill(|| {
+                let name = waiting.pop_front()?;
                 let ask = self.basis == Basis::Upstream && self.asked.insert(name.clone());
                 let patience = ask.then(|| Arc::clone(&self.patience));
-                flying.push(load(self.mirror, patience, name, read));
-            }
-            let (name, loaded) = match tokio::time::timeout(LOOK, flying.next()).await {
-                Ok(Some(loaded)) => loaded.map_err(|error| self.with_counts(error))?,
-                Ok(None) => return Ok(()),
-                Err(_elapsed) => continue,
+                Some(load(self.mirror, patience, name, read))
+            });
+            let (name, loaded) = match self.teller.unless_cancelled(loads.next()).await? {
+                Next::Done(loaded) => loaded.map_err(|error| self.with_counts(error))?,
+                Next::Tick => continue,
+                Next::Empty => return Ok(()),
             };
-            head_start.end();
             self.done += 1;
             let more = each(self, name, loaded);
             self.met += more.len() as u64;

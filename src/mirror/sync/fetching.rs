@@ -6,10 +6,8 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
-
 use super::{
-    Failure, HeadStart, LOOK, SyncReport, TOLD_NAMES, Throttle,
+    Failure, SyncReport, TOLD_NAMES, Throttle,
     failures::{Earlier, Failures, key_of},
     pace::Pace,
     patience::{GivenUp, Patience},
@@ -24,7 +22,10 @@ use crate::{
     },
     registry::{Checksum, CrateName, Release},
     store::{self, Store},
-    util::{error::one_line, task},
+    util::{
+        error::one_line,
+        task::{self, Bounded, Next},
+    },
 };
 
 /// How many names are looked up at a time.
@@ -358,36 +359,32 @@ impl<'a> Fetching<'a> {
         self.teller
             .phase("fetching", Unit::Crates, Some(self.total));
         let most = self.pace.fetches(self.mirror.places());
-        let mut flying = FuturesUnordered::new();
+        let mut fetches = Bounded::new(most);
         let mut throttle = Throttle::default();
-        let mut head_start = HeadStart::new();
         let mut done: u64 = 0;
         loop {
-            self.teller.go_on()?;
             if self.report.failed.len() > MOST_FAILURES {
                 return Err(too_many(self.report.fetched, self.total));
             }
             while self.missing.len() < most && !self.later.is_empty() {
                 self.refill().await?;
             }
-            while flying.len() < head_start.places(most)
-                && let Some((release, checksum)) = self.missing.pop_front()
-            {
+            fetches.fill(|| {
+                let (release, checksum) = self.missing.pop_front()?;
                 let (patience, pace) = (Arc::clone(&self.patience), Arc::clone(&self.pace));
-                flying.push(fetch(self.mirror, patience, pace, release, checksum));
-            }
-            match tokio::time::timeout(LOOK, flying.next()).await {
-                Ok(Some(fetched)) => {
+                Some(fetch(self.mirror, patience, pace, release, checksum))
+            });
+            match self.teller.unless_cancelled(fetches.next()).await? {
+                Next::Done(fetched) => {
                     done += 1;
-                    head_start.end();
                     self.settle(fetched)
                         .map_err(|error| with_counts(error, self.report.fetched, self.total))?;
                     if self.failures.is_worth_writing() {
                         blocking(self.failures.take_changes()).await?;
                     }
                 }
-                Ok(None) => break,
-                Err(_elapsed) => {}
+                Next::Tick => {}
+                Next::Empty => break,
             }
             if throttle.is_due() {
                 self.teller

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
-
-use super::{LOOK, Pace, Throttle};
+use super::{Pace, Throttle};
 use crate::{
     mirror::{
         Mirror,
@@ -12,6 +10,7 @@ use crate::{
         jobs::{JobError, Teller, Unit},
     },
     registry::{Checksum, Release},
+    util::task::{Bounded, Next},
 };
 
 impl Mirror {
@@ -29,29 +28,26 @@ impl Mirror {
         let total = u64::try_from(releases.len()).ok();
         teller.phase("fetching", Unit::Crates, total);
         let pace = Arc::new(Pace::new(self.inner.options().sync.max_rate));
-        let most = pace.fetches(self.places());
         let mut waiting = releases.into_iter();
-        let mut flying = FuturesUnordered::new();
+        let mut fetches = Bounded::new(pace.fetches(self.places()));
         let mut throttle = Throttle::default();
         let mut done: u64 = 0;
         loop {
-            teller.go_on()?;
-            while flying.len() < most
-                && let Some((release, checksum)) = waiting.next()
-            {
+            fetches.fill(|| {
+                let (release, checksum) = waiting.next()?;
                 let pace = Arc::clone(&pace);
-                flying.push(async move {
+                Some(async move {
                     let held = self.hold(&release, &checksum, &pace).await;
                     (release, held)
-                });
-            }
-            match tokio::time::timeout(LOOK, flying.next()).await {
-                Ok(Some((release, held))) => {
+                })
+            });
+            match teller.unless_cancelled(fetches.next()).await? {
+                Next::Done((release, held)) => {
                     done += 1;
                     each(release, held);
                 }
-                Ok(None) => break,
-                Err(_elapsed) => {}
+                Next::Tick => {}
+                Next::Empty => break,
             }
             if throttle.is_due() {
                 teller.progress(done, total, pace.bytes());

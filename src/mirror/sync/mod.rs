@@ -49,9 +49,6 @@ use crate::util::task;
 /// How many names a dry run tells.
 const TOLD_NAMES: usize = 100_000;
 
-/// How often a loop looks up from waiting.
-pub(super) const LOOK: Duration = Duration::from_millis(200);
-
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
@@ -193,37 +190,6 @@ impl Throttle {
             self.0 = Some(Instant::now());
         }
         is_due
-    }
-}
-
-/// How long the first request may go ahead of all others.
-const HEAD_START: Duration = Duration::from_secs(1);
-
-/// Lets one request go ahead, so that those after it find its connection and share it (HTTP/2):
-/// all at once would open one each.
-#[derive(Debug)]
-pub(super) struct HeadStart {
-    began: Instant,
-    is_over: bool,
-}
-
-impl HeadStart {
-    pub(super) fn new() -> HeadStart {
-        HeadStart {
-            began: Instant::now(),
-            is_over: false,
-        }
-    }
-
-    /// The first was answered.
-    pub(super) fn end(&mut self) {
-        self.is_over = true;
-    }
-
-    /// How many requests may be under way of at most so many.
-    pub(super) fn places(&mut self, most: usize) -> usize {
-        self.is_over |= self.began.elapsed() >= HEAD_START;
-        if self.is_over { most } else { 1 }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::{StreamExt as _, stream};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +14,10 @@ use crate::{
     },
     registry::CrateName,
     store::ReleaseFacts,
-    util::error::one_line,
+    util::{
+        error::one_line,
+        task::{Bounded, Next},
+    },
 };
 
 /// How many names are asked for at once.
@@ -166,15 +168,25 @@ impl Mirror {
         }
         let total = u64::try_from(request.names.len()).ok();
         teller.phase("asking", Unit::Names, total);
-        let asked = request.names.into_iter().map(|name| self.refresh_one(name));
-        let mut answers = stream::iter(asked).buffered(AT_ONCE);
-        let mut report = RefreshReport::default();
-        while let Some(name) = teller.unless_cancelled(answers.next()).await? {
-            report.names.push(name);
-            let done = u64::try_from(report.names.len()).unwrap_or(u64::MAX);
-            teller.progress(done, total, 0);
+        let mut names = request.names.into_iter().enumerate();
+        let mut refreshes = Bounded::new(AT_ONCE);
+        let mut refreshed = BTreeMap::new();
+        loop {
+            refreshes.fill(|| {
+                let (at, name) = names.next()?;
+                Some(async move { (at, self.refresh_one(name).await) })
+            });
+            match teller.unless_cancelled(refreshes.next()).await? {
+                Next::Done((at, name)) => refreshed.insert(at, name),
+                Next::Tick => continue,
+                Next::Empty => break,
+            };
+            let done = u64::try_from(refreshed.len()).ok();
+            teller.progress(done.unwrap_or(u64::MAX), total, 0);
         }
-        Ok(report)
+        Ok(RefreshReport {
+            names: refreshed.into_values().collect(),
+        })
     }
 
     async fn refresh_one(&self, text: String) -> RefreshedName {
