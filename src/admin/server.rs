@@ -7,10 +7,7 @@ use std::{
         net::UnixListener,
     },
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,6 +25,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Daemon, Error, HEAD_LEN, Head, Hello, Line, MOST_BODY_BYTES, MOST_FILES, Order, PROTOCOL,
@@ -393,10 +391,9 @@ async fn run(
     files: Files,
 ) -> Result<Report, JobError> {
     let outbox = Arc::new(Outbox::default());
-    let cancelled = Arc::new(AtomicBool::new(false));
+    let cancelled = CancellationToken::new();
     let teller = outbox.teller(&cancelled);
     let (mut reader, mut writer) = stream.split();
-    let cancel = || cancelled.store(true, Ordering::SeqCst);
 
     let telling = async {
         while let Some(events) = outbox.take().await {
@@ -407,7 +404,7 @@ async fn run(
                 () = outlasted(&outbox) => Err(io::ErrorKind::TimedOut.into()),
             };
             if written.is_err() {
-                cancel();
+                cancelled.cancel();
                 return;
             }
             tokio::select! {
@@ -423,7 +420,7 @@ async fn run(
             outcome = &mut job => outcome,
             // The end of the stream, or a word where none should be.
             _gone = reader.read_u8() => {
-                cancel();
+                cancelled.cancel();
                 job.await
             }
         };

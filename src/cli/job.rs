@@ -4,10 +4,7 @@
 use std::{
     io::{self, Write},
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,6 +13,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Error, SettingArgs, logs, open,
@@ -358,7 +356,7 @@ async fn attend(
         Ok(signals) => signals,
         Err(error) => return Some(Err(error)),
     };
-    let cancelled = Arc::new(AtomicBool::new(false));
+    let cancelled = CancellationToken::new();
     let outbox = Arc::new(Outbox::default());
     let teller = outbox.teller(&cancelled);
     let mut job = std::pin::pin!(async {
@@ -373,16 +371,17 @@ async fn attend(
         tokio::select! {
             biased;
             () = signals.next() => {
-                if cancelled.swap(true, Ordering::SeqCst) {
+                if cancelled.is_cancelled() {
                     return None;
                 }
+                cancelled.cancel();
                 screen.printer.cancelling();
             }
             ended = &mut job, if outcome.is_none() => outcome = Some(ended),
             events = paced(&outbox) => {
                 let Some(events) = events else { break };
                 if let Err(error) = events.iter().try_for_each(|event| screen.show(event)) {
-                    cancelled.store(true, Ordering::SeqCst);
+                    cancelled.cancel();
                     unread = Some(error);
                 }
             }

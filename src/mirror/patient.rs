@@ -128,19 +128,17 @@ mod tests {
     use std::{
         fs::File,
         os::unix::net::UnixStream,
-        sync::{
-            Arc,
-            atomic::{AtomicBool, Ordering},
-            mpsc,
-        },
+        sync::{Arc, mpsc},
         time::Duration,
     };
 
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
 
-    fn cancellable() -> (Teller, Arc<AtomicBool>) {
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let teller = Teller::new(Arc::new(|_event| ()), Arc::clone(&cancelled));
+    fn cancellable() -> (Teller, CancellationToken) {
+        let cancelled = CancellationToken::new();
+        let teller = Teller::new(Arc::new(|_event| ()), cancelled.clone());
         (teller, cancelled)
     }
 
@@ -152,7 +150,7 @@ mod tests {
         let (done, ended) = mpsc::channel();
         std::thread::spawn(move || done.send(work(teller)));
         std::thread::sleep(Duration::from_millis(50));
-        cancelled.store(true, Ordering::SeqCst);
+        cancelled.cancel();
         let outcome = ended.recv_timeout(Duration::from_secs(20));
         let outcome = outcome.expect("it ends after the cancel");
         outcome.expect_err("it was cancelled").to_string()

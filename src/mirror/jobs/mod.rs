@@ -10,18 +10,10 @@
 //! are what `--json` prints. Files that a person names never cross it by name: the command opens
 //! them, and the job gets descriptors ([`Files`]).
 
-use std::{
-    error::Error as StdError,
-    future::Future,
-    os::fd::OwnedFd,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{error::Error as StdError, future::Future, os::fd::OwnedFd, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Job;
 use crate::util::{error::messages, task::Aborted};
@@ -281,7 +273,7 @@ pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
 #[derive(Clone)]
 pub struct Teller {
     listener: Listener,
-    cancelled: Arc<AtomicBool>,
+    cancelled: CancellationToken,
 }
 
 impl std::fmt::Debug for Teller {
@@ -293,8 +285,8 @@ impl std::fmt::Debug for Teller {
 }
 
 impl Teller {
-    /// A teller for `listener`; setting `cancelled` asks the job to end.
-    pub fn new(listener: Listener, cancelled: Arc<AtomicBool>) -> Teller {
+    /// A teller for `listener`; cancelling `cancelled` asks the job to end.
+    pub fn new(listener: Listener, cancelled: CancellationToken) -> Teller {
         Teller {
             listener,
             cancelled,
@@ -303,7 +295,7 @@ impl Teller {
 
     /// A teller that nobody listens to.
     pub fn silent() -> Teller {
-        Teller::new(Arc::new(|_event| ()), Arc::default())
+        Teller::new(Arc::new(|_event| ()), CancellationToken::new())
     }
 
     /// Tells an event.
@@ -344,7 +336,7 @@ impl Teller {
 
     /// Whether the job should end.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
+        self.cancelled.is_cancelled()
     }
 
     /// An error where the job should end.
@@ -359,22 +351,16 @@ impl Teller {
     }
 }
 
-/// How often a wait looks whether it should end.
-const CANCEL_CHECK: Duration = Duration::from_millis(200);
-
 impl Teller {
     /// Waits for `work`, which is dropped where it waits when the job should end.
     ///
     /// # Errors
     /// [`Fault::Cancelled`].
     pub async fn unless_cancelled<T>(&self, work: impl Future<Output = T>) -> Result<T, JobError> {
-        let mut work = std::pin::pin!(work);
-        loop {
-            self.go_on()?;
-            if let Ok(done) = tokio::time::timeout(CANCEL_CHECK, work.as_mut()).await {
-                return Ok(done);
-            }
-        }
+        // Also work that never waits ends.
+        self.go_on()?;
+        let done = self.cancelled.run_until_cancelled(work).await;
+        done.ok_or_else(JobError::cancelled)
     }
 }
 

@@ -1,12 +1,10 @@
 //! Events on their way to somebody who may be slow: the job never waits, and memory has a bound.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::{Event, Teller};
 
@@ -18,7 +16,7 @@ const MOST_WAITING: usize = 4096;
 pub struct Outbox {
     waiting: Mutex<Waiting>,
     changed: Notify,
-    closed: Notify,
+    closed: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -27,7 +25,6 @@ struct Waiting {
     progress: Option<Event>,
     /// How many found no room.
     dropped: u64,
-    is_closed: bool,
 }
 
 impl Waiting {
@@ -66,11 +63,11 @@ impl Waiting {
 }
 
 impl Outbox {
-    /// A teller into an outbox; setting `cancelled` asks the job to end.
-    pub fn teller(self: &Arc<Self>, cancelled: &Arc<AtomicBool>) -> Teller {
+    /// A teller into an outbox; cancelling `cancelled` asks the job to end.
+    pub fn teller(self: &Arc<Self>, cancelled: &CancellationToken) -> Teller {
         let outbox = Arc::clone(self);
         let listener = move |event| outbox.take_in(event);
-        Teller::new(Arc::new(listener), Arc::clone(cancelled))
+        Teller::new(Arc::new(listener), cancelled.clone())
     }
 
     fn take_in(&self, event: Event) {
@@ -80,34 +77,27 @@ impl Outbox {
 
     /// No event comes any more.
     pub fn close(&self) {
-        self.waiting.lock().is_closed = true;
+        self.closed.cancel();
         self.changed.notify_one();
-        self.closed.notify_waiters();
     }
 
     /// Waits until it is closed. Cancel safe.
     pub async fn closed(&self) {
-        // Registered before the look, so that no close falls between the two.
-        let mut closed = std::pin::pin!(self.closed.notified());
-        closed.as_mut().enable();
-        if !self.waiting.lock().is_closed {
-            closed.await;
-        }
+        self.closed.cancelled().await;
     }
 
     /// What came since the last call, never nothing; `None`: it is closed and empty. For one
     /// taker. Cancel safe.
     pub async fn take(&self) -> Option<Vec<Event>> {
         loop {
-            {
-                let mut waiting = self.waiting.lock();
-                let events = waiting.take_out();
-                if !events.is_empty() {
-                    return Some(events);
-                }
-                if waiting.is_closed {
-                    return None;
-                }
+            // Read first: an event that comes before the close is not lost.
+            let is_closed = self.closed.is_cancelled();
+            let events = self.waiting.lock().take_out();
+            if !events.is_empty() {
+                return Some(events);
+            }
+            if is_closed {
+                return None;
             }
             self.changed.notified().await;
         }

@@ -12,6 +12,7 @@ use std::{
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     super::upkeep::VerifyReport, Asker, Event, Fault, Files, JobError, Kind, Mirror, Report,
@@ -100,7 +101,7 @@ pub(in crate::mirror) struct Registry {
 #[derive(Debug)]
 struct Entry {
     id: u64,
-    cancelled: Arc<AtomicBool>,
+    cancelled: CancellationToken,
     running: Running,
 }
 
@@ -138,7 +139,7 @@ impl Registry {
             if entry.running.kind != Kind::Read {
                 self.has_cut.store(true, Ordering::SeqCst);
             }
-            entry.cancelled.store(true, Ordering::SeqCst);
+            entry.cancelled.cancel();
         }
     }
 
@@ -198,7 +199,7 @@ impl Registry {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed);
         jobs.push(Entry {
             id,
-            cancelled: Arc::clone(&teller.cancelled),
+            cancelled: teller.cancelled.clone(),
             running: Running {
                 kind,
                 command: command.to_owned(),
@@ -565,7 +566,7 @@ mod tests {
             .build()
             .unwrap();
         let teller = Teller::silent();
-        teller.cancelled.store(true, Ordering::Relaxed);
+        teller.cancelled.cancel();
         let clock = Clock::start();
         let waits = registry.admit_in_turn(Kind::Pin, "x", "me", clock, &teller);
         let error = runtime.block_on(waits).unwrap_err();
