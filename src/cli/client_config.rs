@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 
 use super::{Error, job, open, serve::local_base, tell};
-use crate::config::{Config, Loaded, base_of, parse_public_url};
+use crate::config::{Config, Loaded, parse_public_url};
 use crate::policy::view::HELD;
 use crate::registry::client::{client_config, git_client_config, view_base};
 
@@ -18,11 +18,11 @@ pub(super) fn print(
     out: &mut dyn Write,
 ) -> Result<(), Error> {
     let base = if let Some(url) = url {
-        base_of(&parse_public_url(url).map_err(Error::Url)?)
+        parse_public_url(url).map_err(Error::Url)?
     } else {
         let loaded = load()?;
         let config = &loaded.config;
-        if view == Some(HELD) && !config.views.held {
+        if view == Some(HELD) && !config.mirror.views.held {
             tell("warning: `views.held` is false: this mirror does not serve that view\n");
         }
         match of_daemon(&loaded) {

@@ -228,7 +228,7 @@ fn strayed<'a>(loaded: &'a Loaded, theirs: &Path) -> Option<&'a Path> {
     if data.origin == Origin::Default {
         return None;
     }
-    let ours = &loaded.config.data;
+    let ours = &loaded.config.store.dir;
     let is_other = match std::fs::canonicalize(ours) {
         Ok(ours) => ours != theirs,
         // Who may not look into the folder cannot compare.
@@ -318,17 +318,17 @@ fn run_here(
 ) -> Result<Report, Error> {
     let config = &loaded.config;
     let _chooser = logs::start(&warnings_only(&config.log), loaded.no_color)?;
-    open::refuse_backup(&config.data)?;
-    let makes_one = match config.data.join("format").try_exists() {
+    open::refuse_backup(&config.store.dir)?;
+    let makes_one = match config.store.dir.join("format").try_exists() {
         Ok(false) if makes_a_store(request.kind()) => true,
-        Ok(false) => return Err(no_store(&config.data)),
+        Ok(false) => return Err(no_store(&config.store.dir)),
         // What is wrong with it is told when it is opened.
         Ok(true) | Err(_) => false,
     };
     let mirror = open::mirror(config, options(config, request.kind()))
         .map_err(|error| closed(error, &config.admin_socket()))?;
     if makes_one {
-        let text = format!("made a new store at `{}`", config.data.display());
+        let text = format!("made a new store at `{}`", config.store.dir.display());
         screen.show(&Event::Note { text })?;
     }
     // Where nobody set one, the base that the git index has stays as it is.
@@ -429,7 +429,7 @@ fn closed(error: Error, socket: &Path) -> Error {
 /// The log of a command that shows progress: no line a crate, but what went wrong. How the job
 /// ends is for the command itself to say.
 fn warnings_only(log: &LogConfig) -> LogConfig {
-    let is_default = log.filter == "info";
+    let is_default = log.filter == LogConfig::default().filter;
     let filter = if is_default { "warn" } else { &log.filter };
     LogConfig {
         filter: format!("{filter},{ENDED}=off"),
@@ -454,13 +454,13 @@ fn no_store(data: &Path) -> Error {
 
 /// The mirror for one job: nothing that runs by itself.
 fn options(config: &Config, kind: Kind) -> mirror::Options {
-    let mut options = config.mirror();
+    let mut options = config.mirror.clone();
     options.sync.every = Duration::ZERO;
     let asks = matches!(
         kind,
         Kind::Sync | Kind::Refresh | Kind::Verify | Kind::Import
     );
-    options.follow = options.follow.filter(|_| asks);
+    options.follow.enabled &= asks;
     options
 }
 

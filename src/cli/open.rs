@@ -45,13 +45,13 @@ pub(super) fn runtime() -> Result<Runtime, Error> {
 /// # Errors
 /// Whatever keeps it from starting: settings, the store, the git index, threads.
 pub(super) fn mirror(config: &Config, options: mirror::Options) -> Result<Mirror, Error> {
-    refuse_backup(&config.data)?;
+    refuse_backup(&config.store.dir)?;
     allow_open_files();
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::new().map_err(Error::Metrics)?);
     let upstream =
-        Upstream::new(config.upstream(), Arc::clone(&metrics)).map_err(Error::Upstream)?;
-    let (store, report) = Store::open(config.store(), clock.now()).map_err(Error::Store)?;
+        Upstream::new(config.upstream.clone(), Arc::clone(&metrics)).map_err(Error::Upstream)?;
+    let (store, report) = Store::open(config.store.clone(), clock.now()).map_err(Error::Store)?;
     tell_of_opening(config, &report);
     let repo = git(config)?;
     Mirror::start(options, store, upstream, metrics, clock, repo).map_err(Error::Threads)
@@ -90,7 +90,7 @@ fn git(config: &Config) -> Result<Option<Repo>, Error> {
 
 /// What opening the store found: worth a line where it is not what everybody expects.
 fn tell_of_opening(config: &Config, report: &OpenReport) {
-    let dir = config.data.display();
+    let dir = config.store.dir.display();
     if report.created {
         tracing::info!("made a new store at `{dir}`");
     }

@@ -81,15 +81,15 @@ impl Running {
         let chosen = self.log.choose(&new.config.log.filter);
         chosen.map_err(|error| refusal(&Error::Log(error)))?;
         let (vitals, config) = (&self.vitals, &new.config);
-        vitals.http.apply(&config.http());
-        if config.public_url != now.config.public_url {
+        vitals.http.apply(&config.http);
+        if config.http.public_url != now.config.http.public_url {
             let mut reached = self.reached.lock();
             reached.base = config.public_base();
             vitals
                 .mirror
                 .set_public_base(git_base(config, &reached.addresses));
         }
-        vitals.mirror.apply(config.mirror().changeable());
+        vitals.mirror.apply(config.mirror.changeable());
         let reloaded = self.told(&now, &new);
         *now = new;
         Ok(reloaded)
@@ -99,7 +99,8 @@ impl Running {
     fn judge(&self, new: &Loaded) -> Result<(), Error> {
         if new.config.upstream != self.started.config.upstream {
             let metrics = Metrics::new().map_err(Error::Metrics)?;
-            Upstream::new(new.config.upstream(), Arc::new(metrics)).map_err(Error::Upstream)?;
+            Upstream::new(new.config.upstream.clone(), Arc::new(metrics))
+                .map_err(Error::Upstream)?;
         }
         Ok(())
     }
@@ -109,8 +110,8 @@ impl Running {
         let restart = config::changes(&self.started, new);
         Reloaded {
             file: new.file.as_ref().map(|path| path.display().to_string()),
-            applied: changed(applied, |change| change.key.is_changeable()),
-            needs_restart: changed(restart, |change| !change.key.is_changeable()),
+            applied: changed(applied, |change| change.key.is_reloadable),
+            needs_restart: changed(restart, |change| !change.key.is_reloadable),
             warnings: new.warnings.clone(),
         }
     }

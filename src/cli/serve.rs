@@ -64,7 +64,7 @@ pub(super) fn serve(start: Start) -> Result<(), Error> {
     let signals = runtime.block_on(async { Signals::take() })?;
     let config = start.loaded.config.clone();
     let patience = notify.patience("opening the store");
-    let mirror = open::mirror(&config, config.mirror())?;
+    let mirror = open::mirror(&config, config.mirror.clone())?;
     let outcome =
         admin(&config).and_then(|admin| answer(start, &runtime, signals, &mirror, admin, patience));
     notify.stopping(JOBS_GRACE + LAST_WRITES);
@@ -118,9 +118,9 @@ impl Signals {
 /// The socket for commands. Its default place is nobody's wish: where it cannot be, commands wait
 /// until the server ends, and it serves without.
 fn admin(config: &Config) -> Result<Option<admin::Server>, Error> {
-    match admin::Server::bind(&config.admin_socket(), &config.data) {
+    match admin::Server::bind(&config.admin_socket(), &config.store.dir) {
         Ok(server) => Ok(Some(server)),
-        Err(error) if config.admin.socket.is_none() => {
+        Err(error) if config.admin_socket.is_none() => {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "there is no admin socket, so commands such as `orlop sync` cannot reach this \
@@ -144,10 +144,10 @@ fn answer(
     let watchdog = start.manager.watchdog.filter(|_| start.notify.is_wanted());
     let listen = listen::Options {
         heartbeat: watchdog.map(vitals::heartbeat),
-        ..config.listen()
+        ..config.listen.clone()
     };
     let is_handed = !start.sockets.is_empty();
-    let server = Server::bind(config.http(), listen, start.sockets, mirror.clone());
+    let server = Server::bind(config.http.clone(), listen, start.sockets, mirror.clone());
     let server = server.map_err(Error::Listen)?;
     let addresses = server.addresses();
     if is_handed {

@@ -1,14 +1,13 @@
 //! What is wrong or odd only when two values are looked at together.
 
 use super::Config;
-use super::base_of;
 use super::error::{Error, Refusal};
 use crate::{http, policy::Mode, upstream::GitIndex};
 
 /// Values that cannot both stand.
 pub(super) fn contradictions(config: &Config, errors: &mut Vec<Error>) {
     if let Some(public) = config.public_base()
-        && is_below(&base_of(&config.upstream.url), &public)
+        && is_below(&config.upstream.index_url.to_string(), &public)
     {
         errors.push(Error::Contradiction {
             key: "upstream.url",
@@ -49,7 +48,7 @@ pub(super) fn oddities(config: &Config, warnings: &mut Vec<String>) {
         );
     }
     if config
-        .listen
+        .http
         .trusted_proxies
         .iter()
         .any(|net| net.prefix_len() == 0)
@@ -60,15 +59,18 @@ pub(super) fn oddities(config: &Config, warnings: &mut Vec<String>) {
                 .to_owned(),
         );
     }
-    if upstream.git_index.is_some() && upstream.git_every > config.index.fresh_for {
+    if upstream.git_index.is_some()
+        && config.mirror.follow.every > config.mirror.freshness.fresh_for
+    {
         warnings.push(
             "`upstream.git_every` is longer than `index.fresh_for`, so entries are looked for when \
              they are asked for"
                 .to_owned(),
         );
     }
-    if let Some(url) = &config.public_url
-        && let Some(first) = url.path_segments().and_then(|mut parts| parts.next())
+    // Three slashes before the path: scheme, host.
+    if let Some(url) = &config.http.public_url
+        && let Some(first) = url.split('/').nth(3)
         && http::FIRST_SEGMENTS.contains(&first)
     {
         warnings.push(format!(
@@ -77,7 +79,7 @@ pub(super) fn oddities(config: &Config, warnings: &mut Vec<String>) {
              `listen.trusted_proxies`; another path, such as `/rust`, cannot be mistaken"
         ));
     }
-    if config.mode == Mode::Offline && upstream.proxy.is_some() {
+    if config.mirror.mode == Mode::Offline && upstream.proxy.is_some() {
         warnings.push("`upstream.proxy` has no effect in mode `offline`".to_owned());
     }
 }

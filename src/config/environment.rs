@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use etcetera::BaseStrategy;
 
 use super::error::{Error, Origin};
-use super::file::Found;
-use super::keys::{self, KEYS};
+use super::keys::{Given, KEYS, Key};
 use super::suggest;
 use super::value::Raw;
 
@@ -30,15 +29,21 @@ pub struct Environment {
     pub is_dumb: bool,
     /// `RUNTIME_DIRECTORY`: the folder in /run that a service manager made for this service.
     pub runtime_dir: Option<PathBuf>,
+    /// The user's data directory for orlop. `None`: there is no home.
+    pub data_dir: Option<PathBuf>,
 }
 
 impl Environment {
     /// The environment of this process.
     pub fn of_process() -> Environment {
-        Environment::of(std::env::vars_os())
+        let strategy = etcetera::choose_base_strategy().ok();
+        Environment {
+            data_dir: strategy.and_then(|strategy| folder_below(&strategy.data_dir())),
+            ..Environment::of(std::env::vars_os())
+        }
     }
 
-    /// The environment that `variables` make.
+    /// The environment that `variables` make, without a home.
     pub fn of(variables: impl Iterator<Item = (OsString, OsString)>) -> Environment {
         let mut environment = Environment::default();
         for (name, value) in variables {
@@ -58,26 +63,6 @@ impl Environment {
         }
         environment.variables.sort();
         environment
-    }
-}
-
-/// What the defaults depend on.
-#[derive(Debug, Clone)]
-pub struct Machine {
-    /// Cores that this process may use.
-    pub cores: usize,
-    /// The user's data folder for orlop. `None`: there is no home.
-    pub data: Option<PathBuf>,
-}
-
-impl Machine {
-    /// This machine, as this process sees it.
-    pub fn of_process() -> Machine {
-        let strategy = etcetera::choose_base_strategy().ok();
-        Machine {
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
-            data: strategy.and_then(|strategy| folder_below(&strategy.data_dir())),
-        }
     }
 }
 
@@ -145,11 +130,11 @@ impl ClientEnvironment {
 pub(super) fn values(
     environment: &Environment,
     warnings: &mut Vec<String>,
-) -> Vec<Result<Found, Error>> {
+) -> Vec<Result<Given, Error>> {
     let mut found = Vec::new();
     for (name, value) in &environment.variables {
         match KEYS.iter().find(|key| key.variable() == *name) {
-            Some(key) => found.push(Ok(Found {
+            Some(key) => found.push(Ok(Given {
                 key,
                 raw: Raw::Typed(value.clone()),
                 origin: Origin::Environment(name.clone()),
@@ -169,7 +154,7 @@ pub(super) fn values(
 /// A variable that is nearly one of ours is a slip and refused; what is far from all of ours may
 /// be anybody's.
 fn unknown(name: &str) -> Option<Error> {
-    let names: Vec<String> = KEYS.iter().map(keys::Key::variable).collect();
+    let names: Vec<String> = KEYS.iter().map(Key::variable).collect();
     let known = names.iter().map(String::as_str).chain([FILE]);
     // Without the prefix, which would make everything look alike.
     let bare = known.filter_map(|name| name.strip_prefix(PREFIX));

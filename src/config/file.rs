@@ -8,41 +8,19 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{Error, Origin, Refusal};
-use super::keys::{self, KEYS, Key};
+use super::keys::{self, Given, KEYS};
 use super::suggest;
 use super::value::Raw;
 
 /// The sample file with all its comments has 12 KiB; a megabyte is somebody else's file.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
-/// A value that was found for a key.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) key: &'static Key,
-    pub(super) raw: Raw,
-    pub(super) origin: Origin,
-}
-
-/// The text of a file that must be there.
-pub(super) fn read(path: &Path) -> Result<String, Error> {
-    read_bounded(path).map_err(|source| Error::File {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-/// The text of a file, `None` where there is none.
-pub(super) fn read_if_there(path: &Path) -> Result<Option<String>, Error> {
+/// The text of a file. `None`: it is not there, and need not be.
+pub(super) fn read(path: &Path, is_optional: bool) -> Result<Option<String>, Error> {
+    use io::ErrorKind::{NotADirectory, NotFound};
     match read_bounded(path) {
         Ok(text) => Ok(Some(text)),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            Ok(None)
-        }
+        Err(error) if is_optional && matches!(error.kind(), NotFound | NotADirectory) => Ok(None),
         Err(source) => Err(Error::File {
             path: path.to_owned(),
             source,
@@ -63,7 +41,7 @@ fn read_bounded(path: &Path) -> io::Result<String> {
 }
 
 /// Every value of the file, or what is wrong with it.
-pub(super) fn values(path: &Path, text: &str) -> Vec<Result<Found, Error>> {
+pub(super) fn values(path: &Path, text: &str) -> Vec<Result<Given, Error>> {
     let table = match DeTable::parse(text) {
         Ok(table) => table,
         Err(error) => return vec![Err(syntax(path, text, &error))],
@@ -86,13 +64,13 @@ fn walk(
     offset: usize,
     value: &Spanned<DeValue<'_>>,
     at: &dyn Fn(usize) -> Origin,
-    found: &mut Vec<(usize, Result<Found, Error>)>,
+    found: &mut Vec<(usize, Result<Given, Error>)>,
 ) {
     let origin = at(offset);
     match (keys::find(path), value.get_ref()) {
         (Some(key), value) => {
             let raw = raw(value);
-            found.push((offset, Ok(Found { key, raw, origin })));
+            found.push((offset, Ok(Given { key, raw, origin })));
         }
         (None, DeValue::Table(table)) => {
             for (name, value) in table {

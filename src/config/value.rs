@@ -1,19 +1,21 @@
-//! From what was written to a typed value in its place, and back to what may be shown of it.
+//! Reads what a source wrote into a typed value, and shows a value as it would be written.
 
 use std::ffi::OsString;
-use std::fmt;
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
+use super::LogFormat;
 use super::error::Refusal;
 use super::suggest;
-use super::{Config, LogFormat};
 use crate::{
     mirror::bundle::PublicKey,
     policy::Mode,
@@ -23,7 +25,7 @@ use crate::{
 /// A value as its source wrote it.
 #[derive(Debug, Clone)]
 pub(super) enum Raw {
-    /// From a variable, a flag or the table of keys, where everything is text.
+    /// From a variable or a flag, where everything is text.
     Typed(OsString),
     /// A string of the TOML file.
     Text(String),
@@ -37,114 +39,136 @@ pub(super) enum Raw {
     Other(&'static str),
 }
 
-/// Where a key's value lives in the configuration, which is its kind too.
-pub(super) enum Place {
-    Duration(At<Duration>, Bounds<Duration>),
-    Size(At<u64>, Bounds<u64>),
-    OptionalSize(At<Option<u64>>, Bounds<u64>),
-    Count(At<u32>, Bounds<u32>),
-    Switch(At<bool>),
-    Path(At<PathBuf>),
-    OptionalPath(At<Option<PathBuf>>),
-    IndexUrl(At<Url>),
-    PublicUrl(At<Option<Url>>),
-    Proxy(At<Option<SecretUrl>>),
-    GitIndex(At<Option<GitIndex>>),
-    Addresses(At<Vec<SocketAddr>>),
-    Networks(At<Vec<IpNet>>),
-    PublicKeys(At<Vec<String>>),
-    Mode(At<Mode>),
-    LogFormat(At<LogFormat>),
-    Filter(At<String>),
-    Contact(At<Option<String>>),
-}
-
-/// A field of the configuration.
-pub(super) type At<T> = fn(&mut Config) -> &mut T;
-
-/// The least and the most.
-pub(super) type Bounds<T> = (T, T);
-
 type Read<T> = Result<T, Refusal>;
 
-impl Place {
-    /// Reads `raw`, writes it into `config`, and gives back what may be shown.
-    pub(super) fn assign(&self, raw: &Raw, config: &mut Config) -> Read<Value> {
-        match self {
-            Place::Duration(at, bounds) => {
-                let value = bounded(duration(raw)?, *bounds, show_duration)?;
-                *at(config) = value;
-                Ok(json!(show_duration(value)))
-            }
-            Place::Size(at, bounds) => {
-                let value = bounded(size(raw)?, *bounds, show_size)?;
-                *at(config) = value;
-                Ok(json!(show_size(value)))
-            }
-            Place::OptionalSize(at, bounds) => {
-                let read = |raw: &Raw| bounded(size(raw)?, *bounds, show_size);
-                put_optional(at(config), raw, read, |bytes| json!(show_size(*bytes)))
-            }
-            Place::Count(at, bounds) => {
-                let value = bounded(count(raw)?, *bounds, |count| count.to_string())?;
-                *at(config) = value;
-                Ok(json!(value))
-            }
-            Place::Switch(at) => put(at(config), switch(raw)?, |on| json!(on)),
-            Place::Path(at) => put(at(config), path(raw)?, show_path),
-            Place::OptionalPath(at) => put_optional(at(config), raw, path, show_path),
-            Place::IndexUrl(at) => put(at(config), index_url(raw)?, show_url),
-            Place::PublicUrl(at) => put_optional(at(config), raw, public_url, show_url),
-            Place::Proxy(at) => put_optional(at(config), raw, proxy, |url| json!(url.to_string())),
-            Place::GitIndex(at) => {
-                put_optional(at(config), raw, git_index, |place| json!(place.to_string()))
-            }
-            Place::Addresses(at) => put(at(config), addresses(raw)?, show_list),
-            Place::Networks(at) => put(at(config), networks(raw)?, show_list),
-            Place::PublicKeys(at) => put(at(config), public_keys(raw)?, show_list),
-            Place::Mode(at) => put(at(config), one_of(raw, Mode::ALL, Mode::as_str)?, |mode| {
-                json!(mode.as_str())
-            }),
-            Place::LogFormat(at) => {
-                let format = one_of(raw, &LogFormat::ALL, LogFormat::name)?;
-                put(at(config), format, |format| json!(format.name()))
-            }
-            Place::Filter(at) => put(at(config), filter(raw)?, |filter| json!(filter)),
-            Place::Contact(at) => put_optional(at(config), raw, contact, |text| json!(text)),
-        }
+/// How the value of a key is read and shown.
+pub(super) trait Kind {
+    /// The type of the field that has the value.
+    type Value;
+    fn read(&self, raw: &Raw) -> Read<Self::Value>;
+    /// What may be shown of it, without secrets, as it would be written in TOML.
+    fn show(&self, value: &Self::Value) -> Value;
+}
+
+/// A kind without bounds: how it is read, how it is shown.
+pub(super) struct Plain<T>(fn(&Raw) -> Read<T>, fn(&T) -> Value);
+
+pub(super) const ADDRESSES: Plain<Vec<SocketAddr>> = Plain(addresses, in_words);
+pub(super) const CONTACT: Plain<String> = Plain(contact, as_it_is);
+pub(super) const FILTER: Plain<String> = Plain(filter, as_it_is);
+pub(super) const GIT_INDEX: Plain<GitIndex> = Plain(git_index, in_a_word);
+pub(super) const INDEX_URL: Plain<SecretUrl> = Plain(index_url, without_slash);
+pub(super) const LOG_FORMAT: Plain<LogFormat> =
+    Plain(|raw| one_of(raw, &LogFormat::ALL), in_a_word);
+pub(super) const MODE: Plain<Mode> = Plain(|raw| one_of(raw, Mode::ALL), in_a_word);
+pub(super) const NETWORKS: Plain<Vec<IpNet>> = Plain(networks, in_words);
+pub(super) const PATH: Plain<PathBuf> = Plain(path, |path| json!(path.to_string_lossy()));
+pub(super) const PROXY: Plain<SecretUrl> = Plain(proxy, in_a_word);
+pub(super) const PUBLIC_KEYS: Plain<Vec<String>> = Plain(public_keys, as_it_is);
+pub(super) const PUBLIC_URL: Plain<String> = Plain(public_url, as_it_is);
+pub(super) const SWITCH: Plain<bool> = Plain(switch, as_it_is);
+
+impl<T> Kind for Plain<T> {
+    type Value = T;
+
+    fn read(&self, raw: &Raw) -> Read<T> {
+        (self.0)(raw)
     }
+
+    fn show(&self, value: &T) -> Value {
+        (self.1)(value)
+    }
+}
+
+/// A time with its unit, between two bounds.
+pub(super) struct Time(pub(super) Duration, pub(super) Duration);
+
+impl Kind for Time {
+    type Value = Duration;
+
+    fn read(&self, raw: &Raw) -> Read<Duration> {
+        bounded(duration(raw)?, self.0, self.1, show_duration)
+    }
+
+    fn show(&self, value: &Duration) -> Value {
+        json!(show_duration(*value))
+    }
+}
+
+/// A number of bytes with its unit, between two bounds.
+pub(super) struct Size(pub(super) u64, pub(super) u64);
+
+impl Kind for Size {
+    type Value = u64;
+
+    fn read(&self, raw: &Raw) -> Read<u64> {
+        bounded(size(raw)?, self.0, self.1, show_size)
+    }
+
+    fn show(&self, value: &u64) -> Value {
+        json!(show_size(*value))
+    }
+}
+
+/// A whole number between two bounds.
+pub(super) struct Count<T>(pub(super) T, pub(super) T);
+
+impl<T: Copy + PartialOrd + FromStr + Display + Serialize> Kind for Count<T> {
+    type Value = T;
+
+    fn read(&self, raw: &Raw) -> Read<T> {
+        bounded(count(raw)?, self.0, self.1, |count| count.to_string())
+    }
+
+    fn show(&self, value: &T) -> Value {
+        json!(value)
+    }
+}
+
+/// A value that may be missing. Empty text means: not set, even if a weaker source sets it.
+pub(super) struct Optional<K>(pub(super) K);
+
+impl<K: Kind> Kind for Optional<K> {
+    type Value = Option<K::Value>;
+
+    fn read(&self, raw: &Raw) -> Read<Option<K::Value>> {
+        if raw.is_empty() {
+            return Ok(None);
+        }
+        self.0.read(raw).map(Some)
+    }
+
+    fn show(&self, value: &Option<K::Value>) -> Value {
+        value
+            .as_ref()
+            .map_or(Value::Null, |value| self.0.show(value))
+    }
+}
+
+fn as_it_is<T: Serialize>(value: &T) -> Value {
+    json!(value)
+}
+
+fn in_a_word<T: Display>(value: &T) -> Value {
+    json!(value.to_string())
 }
 
 #[expect(
-    clippy::unnecessary_wraps,
-    reason = "each arm of `assign` ends with it and gives a result"
+    clippy::ptr_arg,
+    reason = "it is handed over as a function of the stored type"
 )]
-fn put<T>(place: &mut T, value: T, show: impl Fn(&T) -> Value) -> Read<Value> {
-    let shown = show(&value);
-    *place = value;
-    Ok(shown)
+fn in_words<T: Display>(list: &Vec<T>) -> Value {
+    list.iter().map(in_a_word).collect()
 }
 
-/// Empty text means: not set, though a weaker source may have set it.
-fn put_optional<T>(
-    place: &mut Option<T>,
-    raw: &Raw,
-    read: impl Fn(&Raw) -> Read<T>,
-    show: impl Fn(&T) -> Value,
-) -> Read<Value> {
-    if raw.is_empty() {
-        *place = None;
-        return Ok(Value::Null);
-    }
-    let value = read(raw)?;
-    let shown = show(&value);
-    *place = Some(value);
-    Ok(shown)
+fn without_slash(url: &SecretUrl) -> Value {
+    json!(url.to_string().trim_end_matches('/'))
 }
 
 fn bounded<T: PartialOrd + Copy>(
     value: T,
-    (least, most): Bounds<T>,
+    least: T,
+    most: T,
     show: impl Fn(T) -> String,
 ) -> Read<T> {
     if value < least || value > most {
@@ -154,6 +178,24 @@ fn bounded<T: PartialOrd + Copy>(
         ));
     }
     Ok(value)
+}
+
+/// A refusal whose remedy is to write what is wanted.
+fn wrong(why: impl Into<String>, wanted: &str) -> Refusal {
+    Refusal::new(why, format!("write {wanted}"))
+}
+
+/// A refusal whose remedy is the word that was perhaps meant.
+fn wrong_word<'a>(
+    why: String,
+    word: &str,
+    words: impl IntoIterator<Item = &'a str>,
+    wanted: &str,
+) -> Refusal {
+    match suggest::closest(word, words) {
+        Some(meant) => Refusal::new(why, format!("did you mean \"{meant}\"?")),
+        None => wrong(why, wanted),
+    }
 }
 
 // How a value was written.
@@ -167,17 +209,14 @@ impl Raw {
         }
     }
 
-    /// The text, or a refusal that says what is wanted in its place.
+    /// The text, or a refusal that says what is wanted instead.
     fn text(&self, wanted: &str) -> Read<&str> {
         match self {
             Raw::Typed(text) => text
                 .to_str()
-                .ok_or_else(|| Refusal::new("it is not UTF-8", format!("write {wanted}"))),
+                .ok_or_else(|| wrong("it is not UTF-8", wanted)),
             Raw::Text(text) => Ok(text),
-            other => Err(Refusal::new(
-                format!("it is {}", other.kind()),
-                format!("write {wanted}"),
-            )),
+            other => Err(other.unfit(wanted)),
         }
     }
 
@@ -189,15 +228,16 @@ impl Raw {
                 let items = self.text(wanted)?.split(',').map(str::trim);
                 Ok(items.filter(|item| !item.is_empty()).collect())
             }
-            other => Err(Refusal::new(
-                format!("it is {}", other.kind()),
-                format!("write {wanted}"),
-            )),
+            other => Err(other.unfit(wanted)),
         }
     }
 
+    fn unfit(&self, wanted: &str) -> Refusal {
+        wrong(format!("it is {}", self.type_name()), wanted)
+    }
+
     /// What it is, in words and without the value, which may be a secret.
-    fn kind(&self) -> &'static str {
+    fn type_name(&self) -> &'static str {
         match self {
             Raw::Typed(_) | Raw::Text(_) => "text",
             Raw::Whole(_) => "a bare number",
@@ -213,16 +253,12 @@ impl Raw {
 fn duration(raw: &Raw) -> Read<Duration> {
     const WANTED: &str = "a number with a unit, such as \"500ms\", \"8s\" or \"5m\"";
     let text = raw.text(WANTED)?;
-    humantime::parse_duration(text).map_err(|error| {
-        Refusal::new(
-            format!("`{text}` is no duration: {error}"),
-            format!("write {WANTED}"),
-        )
-    })
+    humantime::parse_duration(text)
+        .map_err(|error| wrong(format!("`{text}` is no duration: {error}"), WANTED))
 }
 
 /// The units that durations are shown in, with their nanoseconds.
-const TIMES: [(&str, u128); 7] = [
+const TIME_UNITS: &[(&str, u64)] = &[
     ("d", 86_400_000_000_000),
     ("h", 3_600_000_000_000),
     ("m", 60_000_000_000),
@@ -232,17 +268,7 @@ const TIMES: [(&str, u128); 7] = [
     ("ns", 1),
 ];
 
-/// As it would be written, in one unit: `75s`, `5m`.
-fn show_duration(value: Duration) -> String {
-    let nanos = value.as_nanos();
-    let whole = |(_, factor): &&(&str, u128)| nanos > 0 && nanos.is_multiple_of(*factor);
-    match TIMES.iter().find(whole) {
-        Some((unit, factor)) => format!("{}{unit}", nanos / factor),
-        None => "0s".to_owned(),
-    }
-}
-
-const UNITS: [(&str, u64); 9] = [
+const SIZE_UNITS: &[(&str, u64)] = &[
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
@@ -254,119 +280,89 @@ const UNITS: [(&str, u64); 9] = [
     ("B", 1),
 ];
 
+/// The value in the largest unit that needs no fraction. `None`: it is zero.
+fn in_one_unit(value: u64, units: &[(&str, u64)]) -> Option<String> {
+    let is_whole = |(_, factor): &&(&str, u64)| value > 0 && value.is_multiple_of(*factor);
+    let (unit, factor) = units.iter().find(is_whole)?;
+    Some(format!("{}{unit}", value / factor))
+}
+
+/// As it would be written, in one unit: `75s`, `5m`.
+fn show_duration(value: Duration) -> String {
+    let nanos = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
+    in_one_unit(nanos, TIME_UNITS).unwrap_or_else(|| "0s".to_owned())
+}
+
+fn show_size(bytes: u64) -> String {
+    in_one_unit(bytes, SIZE_UNITS).unwrap_or_else(|| "0B".to_owned())
+}
+
 fn size(raw: &Raw) -> Read<u64> {
-    const WANTED: &str = "a whole number with a unit, such as \"64MiB\" or \"1GiB\"";
+    const WANTED: &str = "a whole number with a unit, such as \"64MiB\" or \"1GiB\"; the units are \
+                          B, KiB, MiB, GiB, TiB, KB, MB, GB and TB";
     if let Raw::Whole(bytes) = raw {
-        let refusal = |_| Refusal::new(format!("{bytes} is below zero"), format!("write {WANTED}"));
-        return u64::try_from(*bytes).map_err(refusal);
+        let below = |_| wrong(format!("{bytes} is below zero"), WANTED);
+        return u64::try_from(*bytes).map_err(below);
     }
     let text = raw.text(WANTED)?;
-    parse_size(text).ok_or_else(|| {
-        Refusal::new(
-            format!("`{text}` is no size"),
-            format!("write {WANTED}; the units are B, KiB, MiB, GiB, TiB, KB, MB, GB and TB"),
-        )
-    })
+    parse_size(text).ok_or_else(|| wrong(format!("`{text}` is no size"), WANTED))
 }
 
 /// Reads `64MiB`, `64 mib` and `67108864`. `64M` could mean two things and is refused.
 fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at_checked(digits)?;
+    let digits = text.find(|c: char| !c.is_ascii_digit());
+    let (number, unit) = text.split_at_checked(digits.unwrap_or(text.len()))?;
     let unit = unit.trim_start();
-    let factor = if unit.is_empty() {
-        1
-    } else {
-        let known = UNITS
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case(unit));
-        known?.1
+    let is_it = |(name, _): &&(&str, u64)| name.eq_ignore_ascii_case(unit);
+    let factor = match unit {
+        "" => 1,
+        _ => SIZE_UNITS.iter().find(is_it)?.1,
     };
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-fn show_size(bytes: u64) -> String {
-    let whole = |(_, factor): &&(&str, u64)| bytes > 0 && bytes.is_multiple_of(*factor);
-    match UNITS.iter().find(whole) {
-        Some((unit, factor)) => format!("{}{unit}", bytes / factor),
-        None => format!("{bytes}B"),
-    }
-}
-
-fn count(raw: &Raw) -> Read<u32> {
+fn count<T: FromStr>(raw: &Raw) -> Read<T> {
     const WANTED: &str = "a whole number without quotes, such as 64";
-    let refusal = |found: &dyn fmt::Display| {
-        Refusal::new(
-            format!("`{found}` is no whole number that fits"),
-            format!("write {WANTED}"),
-        )
+    let text = match raw {
+        Raw::Whole(number) => number.to_string(),
+        Raw::Typed(_) => raw.text(WANTED)?.trim().to_owned(),
+        other => return Err(other.unfit(WANTED)),
     };
-    match raw {
-        Raw::Whole(number) => u32::try_from(*number).ok().ok_or_else(|| refusal(number)),
-        Raw::Typed(_) => {
-            let text = raw.text(WANTED)?.trim();
-            text.parse().ok().ok_or_else(|| refusal(&text))
-        }
-        other => Err(Refusal::new(
-            format!("it is {}", other.kind()),
-            format!("write {WANTED}"),
-        )),
-    }
+    let refusal = |_invalid| wrong(format!("`{text}` is no whole number that fits"), WANTED);
+    text.parse().map_err(refusal)
 }
 
 fn switch(raw: &Raw) -> Read<bool> {
-    let refusal = |found: &str| {
-        Refusal::new(
-            format!("{found} is neither true nor false"),
-            "write true or false, without quotes",
-        )
+    let found = match raw {
+        Raw::Switch(on) => return Ok(*on),
+        Raw::Typed(text) if text == "true" => return Ok(true),
+        Raw::Typed(text) if text == "false" => return Ok(false),
+        Raw::Typed(text) => format!("`{}`", text.display()),
+        other => other.type_name().to_owned(),
     };
-    match raw {
-        Raw::Switch(on) => Ok(*on),
-        Raw::Typed(text) => match text.to_str() {
-            Some("true") => Ok(true),
-            Some("false") => Ok(false),
-            _ => Err(refusal(&format!("`{}`", text.display()))),
-        },
-        other => Err(refusal(other.kind())),
-    }
+    Err(wrong(
+        format!("{found} is neither true nor false"),
+        "true or false, without quotes",
+    ))
 }
 
 // Words.
 
 /// A value of a closed list of words.
-fn one_of<T: Copy>(raw: &Raw, all: &[T], name: impl Fn(T) -> &'static str) -> Read<T> {
-    let names: Vec<&str> = all.iter().map(|value| name(*value)).collect();
+fn one_of<T: Copy + Display>(raw: &Raw, all: &[T]) -> Read<T> {
+    let names: Vec<String> = all.iter().map(ToString::to_string).collect();
     let wanted = format!("one of \"{}\"", names.join("\", \""));
     let text = raw.text(&wanted)?;
-    let known = all.iter().find(|value| name(**value) == text);
-    known.copied().ok_or_else(|| {
-        let remedy = match suggest::closest(text, names) {
-            Some(name) => format!("did you mean \"{name}\"?"),
-            None => format!("write {wanted}"),
-        };
-        Refusal::new(format!("`{text}` is not known"), remedy)
+    let known = all.iter().zip(&names).find(|(_, name)| *name == text);
+    known.map(|(value, _)| *value).ok_or_else(|| {
+        let names = names.iter().map(String::as_str);
+        wrong_word(format!("`{text}` is not known"), text, names, &wanted)
     })
 }
 
-impl LogFormat {
-    /// Every format.
-    pub const ALL: [LogFormat; 2] = [LogFormat::Human, LogFormat::Json];
-
-    /// The word for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            LogFormat::Human => "human",
-            LogFormat::Json => "json",
-        }
-    }
-}
-
-/// The filter's own reader takes any word for the name of a module, so that `inof` would silence
-/// everything: a word alone must be a level.
+/// `EnvFilter` takes any word for the name of a module, so `inof` would silence everything. A word
+/// alone must be a level.
 fn filter(raw: &Raw) -> Read<String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     const WANTED: &str = "a level or a list such as \"info,orlop::upstream=debug\"";
@@ -374,53 +370,47 @@ fn filter(raw: &Raw) -> Read<String> {
     let bare = |part: &&str| !part.contains(['=', '[']);
     for part in text.split(',').map(str::trim).filter(bare) {
         if !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part)) {
-            let remedy = match suggest::closest(part, LEVELS) {
-                Some(level) => format!("did you mean \"{level}\"?"),
-                None => format!("write {WANTED}"),
-            };
-            return Err(Refusal::new(format!("`{part}` is no level"), remedy));
+            return Err(wrong_word(
+                format!("`{part}` is no level"),
+                part,
+                LEVELS,
+                WANTED,
+            ));
         }
     }
     match EnvFilter::builder().parse(text) {
         Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(Refusal::new(
-            format!("`{text}` is no filter: {error}"),
-            format!("write {WANTED}"),
-        )),
+        Err(error) => Err(wrong(format!("`{text}` is no filter: {error}"), WANTED)),
     }
 }
 
-/// Goes into a header: what is not plain ASCII would make every request fail.
+/// Goes into a header, where anything but plain ASCII would make every request fail.
 fn contact(raw: &Raw) -> Read<String> {
     const WANTED: &str = "a mail address or a URL, such as \"ops@lab.example\"";
-    const MOST: usize = 200;
+    const MAX_LETTERS: usize = 200;
     let text = raw.text(WANTED)?;
-    let plain = |c: char| c.is_ascii_graphic() && c != '(' && c != ')';
-    if text.len() > MOST || !text.chars().all(|c| plain(c) || c == ' ') {
-        return Err(Refusal::new(
+    let plain = |c: char| c == ' ' || c.is_ascii_graphic() && c != '(' && c != ')';
+    if text.len() > MAX_LETTERS || !text.chars().all(plain) {
+        return Err(wrong(
             "it does not fit into a header (plain ASCII without brackets, at most 200 letters)",
-            format!("write {WANTED}"),
+            WANTED,
         ));
     }
     Ok(text.to_owned())
 }
 
-/// The texts of public keys, each of which is one.
 fn public_keys(raw: &Raw) -> Read<Vec<String>> {
     const WANTED: &str = "a list of public keys, as `orlop key show` prints them";
-    const SHOWN: usize = 100;
-    let mut keys: Vec<String> = Vec::new();
-    for item in raw.list(WANTED)? {
+    const SHOWN_LETTERS: usize = 100;
+    let key = |item: &str| {
         if item.parse::<PublicKey>().is_err() {
-            let shown: String = item.chars().take(SHOWN).collect();
-            return Err(Refusal::new(
-                format!("`{}` is no public key", shown.escape_debug()),
-                format!("write {WANTED}"),
-            ));
+            let shown: String = item.chars().take(SHOWN_LETTERS).collect();
+            let why = format!("`{}` is no public key", shown.escape_debug());
+            return Err(wrong(why, WANTED));
         }
-        keys.push(item.to_owned());
-    }
-    Ok(keys)
+        Ok(item.to_owned())
+    };
+    raw.list(WANTED)?.into_iter().map(key).collect()
 }
 
 // Paths.
@@ -432,7 +422,7 @@ fn path(raw: &Raw) -> Read<PathBuf> {
         other => PathBuf::from(other.text(WANTED)?),
     };
     if path.as_os_str().is_empty() {
-        return Err(Refusal::new("it is empty", format!("write {WANTED}")));
+        return Err(wrong("it is empty", WANTED));
     }
     if path.starts_with("~") {
         return Err(Refusal::new(
@@ -446,45 +436,24 @@ fn path(raw: &Raw) -> Read<PathBuf> {
 fn git_index(raw: &Raw) -> Read<GitIndex> {
     const WANTED: &str = "a URL such as \"https://git.lab.example/index.git\" or the path of a \
                           repository on this machine";
-    let refusal = |why: &str| Refusal::new(why, format!("write {WANTED}"));
     let text = raw.text(WANTED)?.trim();
     let text = text.strip_prefix("registry+").unwrap_or(text);
     let Some((scheme, rest)) = text.split_once("://") else {
         let before_colon = text.split_once(':').map(|(host, _path)| host);
         // As git tells `host:path` from a path; a colon further on is part of the path.
         if before_colon.is_some_and(|host| !host.contains('/')) {
-            return Err(refusal("it is of ssh, which orlop does not speak"));
+            return Err(wrong("it is of ssh, which orlop does not speak", WANTED));
         }
         return Ok(GitIndex::Path(PathBuf::from(text)));
     };
     if scheme == "file" {
         return match rest.strip_prefix("localhost").unwrap_or(rest) {
             path if path.starts_with('/') => Ok(GitIndex::Path(PathBuf::from(path))),
-            _ => Err(refusal("a URL of file:// has an absolute path")),
+            _ => Err(wrong("a URL of file:// has an absolute path", WANTED)),
         };
     }
-    // Never shows the text or the parser's word on it: it may hold a password.
-    let url = Url::parse(text).ok();
-    let url = url.ok_or_else(|| refusal("it is no URL"))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(refusal(
-            "it does not begin with http://, https:// or file://",
-        ));
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(refusal(
-            "it has a query or a fragment, which no repository has",
-        ));
-    }
-    Ok(GitIndex::Url(url.into()))
-}
-
-#[expect(
-    clippy::ptr_arg,
-    reason = "it is handed over as a function of the stored type"
-)]
-fn show_path(path: &PathBuf) -> Value {
-    json!(path.to_string_lossy())
+    let url = url(text, "it", &["http", "https"], WANTED)?;
+    Ok(GitIndex::Url(without_query(url, "it", WANTED)?.into()))
 }
 
 // URLs and addresses.
@@ -494,93 +463,76 @@ fn show_path(path: &PathBuf) -> Value {
 ///
 /// # Errors
 /// A [`Refusal`] that says what is wrong and what would be taken.
-pub fn parse_public_url(text: &str) -> Result<Url, Refusal> {
-    let mut url = web_url(text, "\"https://crates.lab.example\"")?;
-    let path = url.path().trim_end_matches('/').to_owned();
-    url.set_path(&path);
-    Ok(url)
+pub fn parse_public_url(text: &str) -> Result<String, Refusal> {
+    let url = web_url(text, "a URL such as \"https://crates.lab.example\"")?;
+    Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
-fn public_url(raw: &Raw) -> Read<Url> {
+fn public_url(raw: &Raw) -> Read<String> {
     parse_public_url(raw.text("a URL, such as \"https://crates.lab.example\"")?)
 }
 
 /// The base of a sparse index, with the slash that makes it one.
-pub(super) fn index_url(raw: &Raw) -> Read<Url> {
-    const EXAMPLE: &str = "\"https://crates.lab.example/index/\"";
-    let text = raw.text(&format!("a URL, such as {EXAMPLE}"))?;
-    let mut url = web_url(text.strip_prefix("sparse+").unwrap_or(text), EXAMPLE)?;
+fn index_url(raw: &Raw) -> Read<SecretUrl> {
+    const WANTED: &str = "a URL such as \"https://crates.lab.example/index/\"";
+    let text = raw.text(WANTED)?;
+    let mut url = web_url(text.strip_prefix("sparse+").unwrap_or(text), WANTED)?;
     if !url.path().ends_with('/') {
         url.set_path(&format!("{}/", url.path()));
     }
-    Ok(url)
+    Ok(url.into())
 }
 
-fn web_url(text: &str, example: &str) -> Read<Url> {
-    let refusal = |why: &str| {
-        // What stands before an `@` may be a password.
-        let shown = if text.contains('@') {
-            "it"
-        } else {
-            &format!("`{text}`")
-        };
-        Err(Refusal::new(
-            format!("{shown} {why}"),
-            format!("write a URL such as {example}"),
-        ))
+fn web_url(text: &str, wanted: &str) -> Read<Url> {
+    // What stands before an `@` may be a password.
+    let shown = match text.contains('@') {
+        true => "it",
+        false => &format!("`{text}`"),
     };
-    let Ok(url) = Url::parse(text) else {
-        return refusal("is no URL");
-    };
-    if !matches!(url.scheme(), "http" | "https") {
-        return refusal("does not begin with http:// or https://");
-    }
+    let url = url(text, shown, &["http", "https"], wanted)?;
     if !url.username().is_empty() || url.password().is_some() {
-        return refusal("holds credentials, which would end up in logs and pages");
+        let why = format!("{shown} holds credentials, which would end up in logs and pages");
+        return Err(wrong(why, wanted));
     }
-    if url.query().is_some() || url.fragment().is_some() {
-        return refusal("has a query or a fragment, and paths are put behind it");
-    }
-    Ok(url)
+    without_query(url, shown, wanted)
 }
 
 fn proxy(raw: &Raw) -> Read<SecretUrl> {
     const WANTED: &str = "a URL such as \"http://proxy.lab.example:3128\" or \
                           \"socks5://proxy.lab.example:1080\"";
-    let refusal = |why: &str| Refusal::new(why, format!("write {WANTED}"));
-    let text = raw.text(WANTED)?;
-    // Never shows the text or the parser's word on it: it may be a secret.
-    let url = Url::parse(text).ok();
-    let url = url.ok_or_else(|| refusal("it is no URL"))?;
-    if !matches!(url.scheme(), "http" | "https" | "socks5" | "socks5h") {
-        return Err(refusal(
-            "it does not begin with http://, https://, socks5:// or socks5h://",
-        ));
+    const SCHEMES: [&str; 4] = ["http", "https", "socks5", "socks5h"];
+    Ok(url(raw.text(WANTED)?, "it", &SCHEMES, WANTED)?.into())
+}
+
+/// A URL with a host. A text that may hold a password is `shown` as "it", and never quoted.
+fn url(text: &str, shown: &str, schemes: &[&str], wanted: &str) -> Read<Url> {
+    let refusal = |why: &str| wrong(format!("{shown} {why}"), wanted);
+    // The parser's error is left out: it may quote a password.
+    let url = Url::parse(text).map_err(|_quoting| refusal("is no URL"))?;
+    if !schemes.contains(&url.scheme()) {
+        let known = format!("{}://", schemes.join(":// or "));
+        return Err(refusal(&format!("does not begin with {known}")));
     }
     if url.host_str().is_none_or(str::is_empty) {
-        return Err(refusal("it names no host"));
+        return Err(refusal("names no host"));
     }
-    Ok(url.into())
+    Ok(url)
 }
 
-#[expect(
-    clippy::ptr_arg,
-    reason = "it is handed over as a function of the stored type"
-)]
-fn show_list<T: fmt::Display>(list: &Vec<T>) -> Value {
-    list.iter().map(|item| json!(item.to_string())).collect()
-}
-
-fn show_url(url: &Url) -> Value {
-    json!(super::base_of(url))
+fn without_query(url: Url, shown: &str, wanted: &str) -> Read<Url> {
+    if url.query().is_some() || url.fragment().is_some() {
+        let why = format!("{shown} has a query or a fragment, and paths are put behind it");
+        return Err(wrong(why, wanted));
+    }
+    Ok(url)
 }
 
 fn addresses(raw: &Raw) -> Read<Vec<SocketAddr>> {
     const WANTED: &str = "a list of addresses with ports, such as [\"127.0.0.1:8080\"]";
     let mut list: Vec<SocketAddr> = Vec::new();
     for item in raw.list(WANTED)? {
-        let address: Option<SocketAddr> = item.parse().ok();
-        let address = address.ok_or_else(|| not_an_address(item))?;
+        let parsed = item.parse();
+        let address: SocketAddr = parsed.map_err(|_invalid| not_an_address(item))?;
         // Port 0 is another port each time.
         if address.port() != 0 && list.contains(&address) {
             return Err(Refusal::new(
@@ -591,7 +543,7 @@ fn addresses(raw: &Raw) -> Read<Vec<SocketAddr>> {
         list.push(address);
     }
     if list.is_empty() {
-        return Err(Refusal::new("it is empty", format!("write {WANTED}")));
+        return Err(wrong("it is empty", WANTED));
     }
     Ok(list)
 }
@@ -620,12 +572,8 @@ fn networks(raw: &Raw) -> Read<Vec<IpNet>> {
     let network = |item: &str| {
         let alone = || item.parse::<IpAddr>().map(IpNet::from).ok();
         let network = item.parse::<IpNet>().ok().or_else(alone);
-        network.map(|network| network.trunc()).ok_or_else(|| {
-            Refusal::new(
-                format!("`{item}` is no IP address or network"),
-                format!("write {WANTED}"),
-            )
-        })
+        let why = || wrong(format!("`{item}` is no IP address or network"), WANTED);
+        network.map(|network| network.trunc()).ok_or_else(why)
     };
     raw.list(WANTED)?.into_iter().map(network).collect()
 }
@@ -720,8 +668,7 @@ mod tests {
     #[test]
     fn a_public_url_loses_its_slash_and_nothing_but_plain_http_urls_pass() {
         let check = |text: &str, base: &str| {
-            let url = parse_public_url(text).unwrap();
-            assert_eq!(crate::config::base_of(&url), base);
+            assert_eq!(parse_public_url(text).unwrap(), base);
         };
         check("http://host:8080", "http://host:8080");
         check("https://host/crates//", "https://host/crates");
@@ -794,11 +741,11 @@ mod tests {
 
     #[test]
     fn a_number_in_quotes_is_refused_in_toml_and_taken_from_a_variable() {
-        assert_eq!(count(&Raw::Typed("64".into())).unwrap(), 64);
-        assert_eq!(count(&Raw::Whole(64)).unwrap(), 64);
-        assert!(count(&text("64")).is_err());
-        assert!(count(&Raw::Whole(-1)).is_err());
-        assert!(count(&Raw::Whole(1 << 40)).is_err());
+        assert_eq!(count::<u32>(&Raw::Typed("64".into())).unwrap(), 64);
+        assert_eq!(count::<u32>(&Raw::Whole(64)).unwrap(), 64);
+        assert!(count::<u32>(&text("64")).is_err());
+        assert!(count::<u32>(&Raw::Whole(-1)).is_err());
+        assert!(count::<u32>(&Raw::Whole(1 << 40)).is_err());
     }
 
     #[test]

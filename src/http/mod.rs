@@ -46,7 +46,8 @@ pub const QUIET_TARGETS: &str = "actix_server=warn,actix_http=off";
 
 pub use routes::FIRST_SEGMENTS;
 
-/// What may be set about the answers; the listener has its own [`listen::Options`].
+/// What may be set about the answers; the listener has its own [`listen::Options`]. `config::KEYS`
+/// says why a default is what it is.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The URL that clients reach this mirror by, without a slash at its end. `None`: whatever
@@ -54,8 +55,7 @@ pub struct Options {
     pub public_url: Option<String>,
     /// Proxies that are believed about the host, scheme and prefix that a client came by.
     pub trusted_proxies: Vec<IpNet>,
-    /// Memory for ready answers. 64 MiB hold the gzipped index files and most crates of a large
-    /// workspace (54 MB for one of 607 crates); the rest is read from the store at twice the work.
+    /// Memory for ready answers; zero keeps none.
     pub hot_cache_bytes: u64,
 }
 
@@ -73,7 +73,7 @@ impl Default for Options {
         Options {
             public_url: None,
             trusted_proxies: Vec::new(),
-            hot_cache_bytes: 64 * 1024 * 1024,
+            hot_cache_bytes: 64 << 20,
         }
     }
 }

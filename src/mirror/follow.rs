@@ -31,7 +31,7 @@ use crate::{
     metrics::FollowOutcome,
     registry::CrateName,
     store::{Change, Event, EventKind, Validators},
-    upstream::{GitAnswer, GitIndex, HostHealth, Upstream},
+    upstream::{self, GitAnswer, GitIndex, HostHealth, Upstream},
     util::{
         error::one_line,
         single_flight::{Leader, Role, SingleFlight},
@@ -39,15 +39,29 @@ use crate::{
     },
 };
 
-/// How a git index is followed; where it is, the upstream's options say.
+/// How a git index is followed; where it is, the upstream's options say. `config::KEYS` says why a
+/// default is what it is.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// Whether one is followed.
+    pub enabled: bool,
     /// The folder of the bare repository.
     pub dir: PathBuf,
     /// How often it is looked at, give or take a tenth.
     pub every: Duration,
     /// What an index file may have at most.
-    pub most_file_bytes: u64,
+    pub max_file_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            enabled: false,
+            dir: PathBuf::new(),
+            every: Duration::from_secs(60),
+            max_file_bytes: upstream::Options::default().max_index_bytes,
+        }
+    }
 }
 
 /// How the index is followed, for the status page.
@@ -108,11 +122,12 @@ impl Follow {
     /// Opens the repository, and gives `upstream` the registry's configuration that is in it. Asks
     /// nobody. `None`: the upstream is not one that is followed.
     pub(super) fn open(
-        options: Options,
+        options: &Options,
         upstream: &Upstream,
         stop: Arc<AtomicBool>,
     ) -> io::Result<Option<Arc<Follow>>> {
-        let Some(place) = upstream.options().git_index.clone() else {
+        let place = upstream.options().git_index.clone();
+        let Some(place) = place.filter(|_| options.enabled) else {
             return Ok(None);
         };
         let source = match &place {
@@ -127,7 +142,7 @@ impl Follow {
         let follower = Follower::open(git::Options {
             dir: options.dir.clone(),
             source,
-            most_file_bytes: options.most_file_bytes,
+            most_file_bytes: options.max_file_bytes,
         })
         .map_err(io::Error::other)?;
         let published = follower.published();
@@ -140,7 +155,7 @@ impl Follow {
             ..State::default()
         };
         Ok(Some(Arc::new(Follow {
-            options,
+            options: options.clone(),
             what: format!("the git index at `{place}`"),
             follower: Mutex::new(follower),
             state: Mutex::new(state),

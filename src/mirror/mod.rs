@@ -59,15 +59,14 @@ use crate::{
     util::{single_flight::SingleFlight, task},
 };
 
-/// How the mirror behaves.
+/// How the mirror behaves. `config::KEYS` says why the default of a setting is what it is.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// What to do when upstream cannot be asked.
     pub mode: Mode,
     /// How long index entries are taken at their word.
     pub freshness: freshness::Options,
-    /// How long a client waits for upstream while a stale entry could be served. Under the five
-    /// seconds after which a person wonders, over a slow round trip around the world.
+    /// How long a client waits for upstream while a stale entry could be served.
     pub patience: Duration,
     /// How long a client waits at all, before it is told to ask again. Cargo gives up after 30 s
     /// without a byte.
@@ -77,8 +76,8 @@ pub struct Options {
     pub remember_failure: Duration,
     /// When generations of the git index are cut.
     pub generations: GenerationOptions,
-    /// How the upstream's git index is followed, where it has one.
-    pub follow: Option<FollowOptions>,
+    /// How the upstream's git index is followed.
+    pub follow: FollowOptions,
     /// How crates are fetched ahead.
     pub sync: sync::Options,
     /// Whose bundles are taken in, and how ours are signed.
@@ -98,7 +97,7 @@ impl Default for Options {
             answer_within: Duration::from_secs(25),
             remember_failure: Duration::from_secs(1),
             generations: GenerationOptions::default(),
-            follow: None,
+            follow: FollowOptions::default(),
             sync: sync::Options::default(),
             bundle: bundle::Options::default(),
             views: views::Options::default(),
@@ -226,10 +225,7 @@ impl Mirror {
         let cutting = generations.is_some().then_some(&options.generations);
         let views = views::Views::new(&options.views, &store, cutting);
         let tasks = Tasks::start()?;
-        let follow = match options.follow.clone() {
-            Some(how) => follow::Follow::open(how, &upstream, tasks.stop_flag())?,
-            None => None,
-        };
+        let follow = follow::Follow::open(&options.follow, &upstream, tasks.stop_flag())?;
         let uses = upkeep::Uses::new(options.upkeep.keep_uses_for);
         let history = history::History::load(&store);
         let notables = overview::Notables::load(&store);

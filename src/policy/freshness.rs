@@ -9,13 +9,10 @@ use std::{
 use crate::registry::CrateName;
 
 /// How orlop stands to its upstream.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Upstream is asked; when it cannot be, an index entry that is held is served all the same.
-    #[default]
     Fallback,
     /// Upstream is asked; an index entry that could not be checked in time is not served.
     Strict,
@@ -60,14 +57,13 @@ impl FromStr for Mode {
     }
 }
 
-/// How long an answer of upstream is good without asking again.
+/// How long an answer of upstream is good without asking again. `config::KEYS` says why a default is
+/// what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// How long an index entry is served unasked. 5 minutes: a new version is seen before anybody
-    /// has finished writing that it is out, and a fleet of builds costs upstream one request each.
+    /// How long an index entry is fresh; zero asks every time.
     pub fresh_for: Duration,
-    /// How long "upstream does not have it" is believed. 1 minute: somebody who has just published
-    /// a crate waits for it, while cargo's probing of `-` and `_` asks for the same few names.
+    /// How long "upstream does not have it" is believed.
     pub negative_for: Duration,
 }
 

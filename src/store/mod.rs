@@ -109,7 +109,7 @@ const MARKS_AT_A_TIME: usize = 512;
 /// How many changes at a time are worth a second thread.
 const WORTH_A_THREAD: usize = 32;
 
-/// How the store is opened.
+/// How the store is opened. `config::KEYS` says why the default of a setting is what it is.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The data folder. It is made if it is not there.
@@ -131,10 +131,7 @@ impl Options {
     pub fn at(dir: impl Into<PathBuf>) -> Options {
         Options {
             dir: dir.into(),
-            // The records of some 10,000 crates: what a lab asks for in a day. sled's own default of
-            // 1 GiB is for machines that do nothing else.
             cache_bytes: 32 << 20,
-            // Room for sled to write in what it began, for logs, and for whoever has to tidy up.
             reserve_bytes: 1 << 30,
             // 250,000 names open in 0.3 s, and a slow disk may need a hundred times that.
             open_deadline: Duration::from_secs(60),

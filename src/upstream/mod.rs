@@ -76,50 +76,53 @@ const MOST_REFUSAL_BYTES: u64 = 16 << 10;
 /// How long the body of a refusal is waited for.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How upstream is reached, and how patient we are with it.
-#[derive(Debug, Clone)]
+/// How upstream is reached. `config::KEYS` says why a default is what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// The sparse index, with or without a slash at its end.
     pub index_url: SecretUrl,
-    /// The git index that is followed in the stead of the sparse one. `None`: none is.
+    /// The git index that is followed instead of the sparse one. `None`: none is.
     pub git_index: Option<GitIndex>,
     /// Whether the configuration of the registry comes from the git index
     /// ([`Upstream::set_config`]) and not from the sparse one, which is then never asked.
     pub given_config: bool,
-    /// What a connection may take, TLS included. 5 s: less than the stall limit, so that an
-    /// address that swallows packets is told apart from a slow answer.
+    /// What a connection may take, TLS included. Less than the stall timeout, so that an address
+    /// that swallows packets is told apart from a slow answer.
     pub connect_timeout: Duration,
-    /// How long no byte may come. 8 s: with the tries before it, a client has its answer long
-    /// before cargo's own limit of 30 s.
+    /// How long no byte may come.
     pub stall_timeout: Duration,
-    /// What one fetch may take with its retries. 10 minutes: the largest crates on a thin line.
+    /// What one fetch may take with its retries.
     pub deadline: Duration,
-    /// How often something is tried. 3: what fails thrice within seconds is not a hiccup.
+    /// How often something is tried, at least 1.
     pub attempts: u32,
-    /// The pause before the second try; it doubles. 500 ms: a restarting server needs as much.
+    /// The pause before the second try; it doubles.
     pub backoff: Duration,
-    /// After how many failures in a row upstream is given a rest. 3: one hiccup does not do it.
+    /// After how many failures in a row the circuit breaker opens, at least 1.
     pub breaker_failures: u32,
-    /// How long that rest is at first; it doubles up to a minute. 10 s: short enough that nobody
-    /// has to restart anything, long enough that 500 stale entries are answered within one.
+    /// How long the circuit breaker stays open at first; it doubles up to a minute.
     pub breaker_pause: Duration,
-    /// How many downloads are under way at once, and as many index requests. 64: a fast line is
-    /// full with fewer, and registries are common goods.
+    /// How many downloads are under way at once, and as many index requests.
     pub concurrency: usize,
     /// The proxy for all requests (`http`, `https`, `socks5`, `socks5h`). The environment is not
     /// looked at.
     pub proxy: Option<SecretUrl>,
     /// Further CA certificates, as PEM.
     pub ca_file: Option<PathBuf>,
-    /// Whom the operators of upstream may turn to; a part of the `User-Agent`.
+    /// A mail address or URL for the operators of upstream; a part of the `User-Agent`.
     pub contact: Option<String>,
-    /// What a crate's file may have at most. 1 GiB: crates.io takes 10 MB by default and more
-    /// only after talking to people; the limit is there for what is not a crate at all.
+    /// What a crate's file may have at most.
     pub max_crate_bytes: u64,
-    /// What an index file may have at most, unpacked. 64 MiB: ten times the largest there is.
+    /// What an index file may have at most, unpacked.
     pub max_index_bytes: u64,
     /// Whether downloads may come from private addresses other than the upstream's own host.
     pub allow_private: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        let index_url = tame_index::CRATES_IO_HTTP_INDEX.parse();
+        Options::new(index_url.expect("a constant that a test parses"))
+    }
 }
 
 impl Options {

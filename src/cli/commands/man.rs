@@ -10,9 +10,10 @@ use clap_mangen::{
     Man,
     roff::{Roff, bold, roman},
 };
+use serde_json::Value;
 
 use crate::cli::{Args, Error};
-use crate::config::{KEYS, Key, Preset};
+use crate::config::{KEYS, Key};
 
 /// Where the pages go.
 #[derive(Debug, Clone, clap::Args)]
@@ -104,7 +105,6 @@ fn describe(key: &Key, roff: &mut Roff) {
     roff.control("TP", [])
         .text([bold(key.path)])
         .text([roman(key.doc)])
-        .text([roman(key.reason)])
         .control("IP", [])
         .text([
             roman("Default: "),
@@ -115,12 +115,13 @@ fn describe(key: &Key, roff: &mut Roff) {
         ]);
 }
 
-fn default_of(key: &Key) -> &str {
-    match key.preset {
-        Preset::Fixed("") => "an empty list",
-        Preset::Fixed(text) => text,
-        Preset::Found { words, .. } => words,
-        Preset::Unset { .. } => "none",
+fn default_of(key: &Key) -> String {
+    match (key.default_in_words, key.default_value()) {
+        ("", Value::Null) => "none".to_owned(),
+        ("", Value::Array(items)) if items.is_empty() => "an empty list".to_owned(),
+        ("", Value::String(text)) => text,
+        ("", value) => value.to_string(),
+        (words, _) => words.to_owned(),
     }
 }
 

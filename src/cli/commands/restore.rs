@@ -63,16 +63,16 @@ impl RestoreArgs {
         let manifest = read_manifest(&self.dir).map_err(Error::Job)?;
         let restoring = Restoring {
             from: &self.dir,
-            to: &config.data,
+            to: &config.store.dir,
             manifest: &manifest,
         };
-        store::Restoring::check(&config.data).map_err(Error::Store)?;
+        store::Restoring::check(&config.store.dir).map_err(Error::Store)?;
         restoring.check_files().map_err(Error::Job)?;
         store::Restoring::check_format(&self.dir.join("format")).map_err(Error::Store)?;
-        let folder = store::Restoring::begin(&config.data).map_err(Error::Store)?;
+        let folder = store::Restoring::begin(&config.store.dir).map_err(Error::Store)?;
         let blobs = restoring.lay().map_err(Error::Job)?;
         let names = restoring.fill(folder, &config)?;
-        store::Restoring::end(&config.data).map_err(Error::Store)?;
+        store::Restoring::end(&config.store.dir).map_err(Error::Store)?;
         if self.json {
             let report = serde_json::json!({
                 "report": "restore", "names": names, "blobs": blobs.count,
@@ -84,7 +84,7 @@ impl RestoreArgs {
             writeln!(out, "index entries   {names}")?;
             let size = super::text::size(blobs.bytes);
             writeln!(out, "crate files     {} ({size})", blobs.count)?;
-            let data = config.data.display();
+            let data = config.store.dir.display();
             writeln!(out, "the store in `{data}` is that of {}", manifest.at)?;
         }
         Ok(())
@@ -247,7 +247,7 @@ impl Restoring<'_> {
 
     /// Opens the store, which is rebuilt from the journal, and gives it back what only the dump has.
     fn fill(&self, folder: store::Restoring, config: &Config) -> Result<u64, Error> {
-        let opened = folder.open(config.store(), Clock::start().now());
+        let opened = folder.open(config.store.clone(), Clock::start().now());
         let (store, _report) = opened.map_err(Error::Store)?;
         let repo = match config.git() {
             Some(options) => Some(Repo::open(options).map_err(Error::Git)?.0),

@@ -227,7 +227,7 @@ fn read_settings(args: &SettingArgs) -> Result<Loaded, String> {
 }
 
 fn has_store(loaded: Option<&Loaded>) -> bool {
-    loaded.is_some_and(|loaded| loaded.config.data.join("format").exists())
+    loaded.is_some_and(|loaded| loaded.config.store.dir.join("format").exists())
 }
 
 type Refused = (String, String);

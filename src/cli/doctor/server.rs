@@ -21,7 +21,7 @@ const FEW_INODES: u64 = 10_000;
 
 /// Looks at the store of the settings; nothing is said where there is none and nobody meant one.
 pub(super) async fn examine(loaded: &Loaded, findings: &mut Findings<'_>) {
-    let data = &loaded.config.data;
+    let data = &loaded.config.store.dir;
     if !data.join("format").exists() {
         findings.skip(
             "store",
@@ -159,8 +159,8 @@ async fn examine_socket(loaded: &Loaded, has_daemon: bool, findings: &mut Findin
 
 fn examine_disk(loaded: &Loaded, findings: &mut Findings<'_>) {
     const CHECK: &str = "disk";
-    let shown = loaded.config.data.display();
-    let room = match statvfs(&loaded.config.data) {
+    let shown = loaded.config.store.dir.display();
+    let room = match statvfs(&loaded.config.store.dir) {
         Ok(room) => room,
         Err(error) => {
             return findings.fail(
@@ -240,13 +240,13 @@ fn judge_limit(most: u64, findings: &mut Findings<'_>) {
 
 async fn examine_upstream(loaded: &Loaded, findings: &mut Findings<'_>) {
     const CHECK: &str = "upstream";
-    if loaded.config.mode == Mode::Offline {
+    if loaded.config.mirror.mode == Mode::Offline {
         return findings.skip(CHECK, "the mode is offline: it is never asked");
     }
     if loaded.config.upstream.git_index.is_some() {
         return findings.skip(CHECK, "its git index is followed: see the mirror's page");
     }
-    let options = loaded.config.upstream();
+    let options = loaded.config.upstream.clone();
     let url = options.index_url.to_string();
     let asked = match Metrics::new() {
         Ok(metrics) => match Upstream::new(options, Arc::new(metrics)) {

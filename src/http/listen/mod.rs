@@ -62,7 +62,7 @@ const TAKEN_IN: Duration = Duration::from_millis(100);
 /// Connections that are told at one time that there are too many; all others are just closed.
 const REFUSALS: usize = 64;
 
-/// What may be set about the listener.
+/// What may be set about the listener. `config::KEYS` says why a default is what it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Where to listen. A port of 0 takes a free one.
@@ -75,7 +75,7 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// For one request with its whole answer.
     pub request_timeout: Duration,
-    /// Connections at one time; the others are answered 503.
+    /// Connections at one time; others are refused with status 503.
     pub max_connections: usize,
     /// Streams at one time on one connection of HTTP/2.
     pub max_streams: u32,
@@ -88,23 +88,13 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            // This machine only: whoever opens it to others says so.
             addresses: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
-            // One per core: workers do no blocking work.
             workers: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
-            // A head is one packet; ten seconds outlast three lost ones.
             header_timeout: Duration::from_secs(10),
-            // More than the pause between two steps of a build, less than what NAT forgets.
             idle_timeout: Duration::from_secs(75),
-            // The largest crates on the slowest lines: 100 MB at 1 Mbit/s take 14 minutes.
             request_timeout: Duration::from_secs(15 * 60),
-            // Cargo opens two: a lab of 2,000. At about 20 KB each they take 80 MB.
             max_connections: 4096,
-            // Cargo asks for a few hundred index entries at once; h2 servers commonly allow 100
-            // to 250, and RFC 9113 recommends no less than 100.
             max_streams: 256,
-            // Below the 30 s after which container engines kill, above cargo's largest crates on
-            // a LAN.
             shutdown_grace: Duration::from_secs(20),
             heartbeat: None,
         }

@@ -29,7 +29,7 @@ use crate::{
     store::{self, CatchUp, CommitId, Cut, GenerationFacts, Staged, Store, Survey},
 };
 
-/// When generations are cut.
+/// When generations are cut. `config::KEYS` says why a default is what it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// How long nothing changes before one is cut.
@@ -41,9 +41,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            // A build asks for its crates without longer pauses, and becomes one commit.
             quiet_for: Duration::from_secs(5),
-            // Who waits for a change in the git index waits a minute at most.
             cut_within: Duration::from_secs(60),
         }
     }

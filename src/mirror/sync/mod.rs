@@ -52,7 +52,7 @@ const TOLD_NAMES: usize = 100_000;
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
-/// How crates are fetched ahead.
+/// How crates are fetched ahead. `config::KEYS` says why the default of a setting is what it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// How often saved sets are fetched again; zero: only when somebody asks.
@@ -69,7 +69,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            every: Duration::ZERO,
+            every: Duration::from_secs(6 * 60 * 60),
             concurrency: 32,
             max_rate: None,
             patience: Duration::from_secs(600),

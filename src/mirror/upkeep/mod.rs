@@ -33,7 +33,7 @@ use crate::{
     store::Blob,
 };
 
-/// How long things are kept.
+/// How long things are kept. `config::KEYS` says why a default is what it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// How long it is kept who fetched what; zero: it is not recorded.

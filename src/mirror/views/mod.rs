@@ -32,13 +32,22 @@ use crate::{
 /// How often the end looks whether the last commits are made.
 const END_CHECK: Duration = Duration::from_millis(5);
 
-/// Which views there are.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// Which views there are. `config::KEYS` says why a default is what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Whether there is one of what is held.
     pub held: bool,
     /// The folder that has the git index of each view, below its name.
     pub dir: PathBuf,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            held: true,
+            dir: PathBuf::new(),
+        }
+    }
 }
 
 /// How many names a search in a view looks at. Each costs a look into the store.

@@ -43,7 +43,7 @@ pub struct BackupArgs {
 
 impl BackupArgs {
     pub(in crate::cli) fn run(&self, out: &mut dyn Write) -> Result<(), Error> {
-        let data = load(&self.job.settings)?.config.data;
+        let data = load(&self.job.settings)?.config.store.dir;
         let folder = Folder::begin(&self.dir, &data).map_err(Error::Job)?;
         let (reader, writer) = std::io::pipe().map_err(|error| {
             let message = "could not make a pipe";
