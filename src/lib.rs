@@ -13,7 +13,7 @@
 //! |---|---|---|
 //! | 7 | `main.rs` | arguments in, exit code out |
 //! | 6 | [`cli`] | commands; putting the rooms together; the only room that prints |
-//! | 5 | [`config`] | flags > environment > file > defaults; assembles each room's own options |
+//! | 5 | [`config`] | flags > environment > file > defaults; writes each key into the `Options` of its owner |
 //! | 4 | [`http`] | hides actix: the listener, the routes, ready answers, errors as statuses |
 //! | 4 | [`admin`] | the socket by which commands reach the server that has the store |
 //! | 3 | [`mirror`] | the jobs: an index entry or a crate on demand, once for all who wait; clock, loops |
@@ -110,8 +110,8 @@
 //!
 //! | change | file |
 //! |---|---|
-//! | a setting | `config/keys.rs` (the table), the owner's `Options`, `packaging/orlop.toml` |
-//! | a setting that changes while it runs | `config/reload.rs`, the room's changeable options, `cli/reload.rs` |
+//! | a setting | the owner's `Options` (field and default), a row of `config/keys.rs` (documentation and reason); `packaging/orlop.toml` is generated |
+//! | a setting that changes while it runs | `RELOAD` in its row of `config/keys.rs`, the owner's changeable options, `cli/reload.rs` |
 //! | what keeps the watchdog fed | `cli/vitals.rs` |
 //! | an endpoint | `http/routes.rs`, a file beside it |
 //! | what the pages show, and how | `http/page/model.rs` and `gather.rs`; `static/templates`, `orlop.css`, `orlop.js`, `http/page/{render,charts,text}.rs` |

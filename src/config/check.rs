@@ -2,34 +2,29 @@
 
 use super::Config;
 use super::error::{Error, Refusal};
-use crate::{http, policy::Mode, upstream::GitIndex};
+use crate::{http, policy::Mode};
 
 /// Values that cannot both stand.
 pub(super) fn contradictions(config: &Config, errors: &mut Vec<Error>) {
-    if let Some(public) = config.public_base()
-        && is_below(&config.upstream.index_url.to_string(), &public)
-    {
-        errors.push(Error::Contradiction {
-            key: "upstream.url",
-            other: "public_url",
-            why: Refusal::new(
-                "the upstream is this server's own public URL, so it would ask itself",
-                "set `upstream.url` to the registry that is to be mirrored",
-            ),
-        });
-    }
-    if let (Some(public), Some(GitIndex::Url(git))) =
-        (config.public_base(), &config.upstream.git_index)
-        && is_below(&git.to_string(), &public)
-    {
-        errors.push(Error::Contradiction {
-            key: "upstream.git_index",
-            other: "public_url",
-            why: Refusal::new(
-                "the upstream is this server's own public URL, so it would follow itself",
-                "set `upstream.git_index` to the registry that is to be mirrored",
-            ),
-        });
+    let Some(public) = config.public_base() else {
+        return;
+    };
+    let upstream = &config.upstream;
+    let git = upstream.git_index.as_ref().map(ToString::to_string);
+    for (key, url) in [
+        ("upstream.url", Some(upstream.index_url.to_string())),
+        ("upstream.git_index", git),
+    ] {
+        if url.is_some_and(|url| is_below(&url, &public)) {
+            errors.push(Error::Contradiction {
+                key,
+                other: "public_url",
+                why: Refusal::new(
+                    "the upstream is this server's own public URL, so it would ask itself",
+                    format!("set `{key}` to the registry that is to be mirrored"),
+                ),
+            });
+        }
     }
 }
 

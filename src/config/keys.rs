@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::Config;
 use super::error::{Origin, Refusal};
 use super::value::{
-    ADDRESSES, CONTACT, Count, FILTER, GIT_INDEX, INDEX_URL, Kind, LOG_FORMAT, MODE, NETWORKS,
-    Optional, PATH, PROXY, PUBLIC_KEYS, PUBLIC_URL, Raw, SWITCH, Size, Time,
+    ADDRESSES, CONTACT, FILTER, GIT_INDEX, INDEX_URL, Kind, LOG_FORMAT, MODE, NETWORKS, Optional,
+    PATH, PROXY, PUBLIC_KEYS, PUBLIC_URL, Raw, SWITCH, count, size, time,
 };
 
 /// One setting.
@@ -154,36 +154,36 @@ keys! {
     "listen.addresses": listen.addresses, ADDRESSES, RESTART;
 
     /// Worker threads. Requests are short and CPU-bound, so more threads than cores do not help.
-    "listen.workers": listen.workers, Count(1, 1024), RESTART, example 4,
+    "listen.workers": listen.workers, count(1, 1024), RESTART, example 4,
         default "the number of cores";
 
     /// How long the head of a request may take to arrive. A head is one packet, so ten seconds are
     /// enough on a bad line, and they bound how long a client can hold a connection without asking
     /// for anything.
-    "listen.header_timeout": listen.header_timeout, Time(TICK, HOUR), RESTART;
+    "listen.header_timeout": listen.header_timeout, time(TICK, HOUR), RESTART;
 
     /// How long a connection without a request stays open, and one whose client reads nothing. Load
     /// balancers usually close an idle connection after 60 s. If orlop closes later than they do,
     /// no request is lost on a connection that is just being closed.
-    "listen.idle_timeout": listen.idle_timeout, Time(TICK, HOUR), RESTART;
+    "listen.idle_timeout": listen.idle_timeout, time(TICK, HOUR), RESTART;
 
     /// How long one response may take in all, up to its last byte. The largest crate file
     /// (upstream.max_crate, 1 GiB) needs 14 minutes at 10 Mbit/s.
-    "listen.request_timeout": listen.request_timeout, Time(TICK, DAY), RESTART;
+    "listen.request_timeout": listen.request_timeout, time(TICK, DAY), RESTART;
 
     /// Connections open at once. A further connection is refused with status 503 and Retry-After, so
     /// cargo tries again instead of hanging; in a flood it is closed without a response. cargo opens
     /// at most two connections, so this is room for two thousand builds, in about 80 MB.
-    "listen.max_connections": listen.max_connections, Count(1, 1_000_000), RESTART;
+    "listen.max_connections": listen.max_connections, count(1, 1_000_000), RESTART;
 
     /// Requests at once on one HTTP/2 connection. cargo requests several hundred index files at
     /// once, and RFC 9113 recommends to allow at least 100.
-    "listen.max_streams": listen.max_streams, Count(1, 65_535), RESTART;
+    "listen.max_streams": listen.max_streams, count(1, 65_535), RESTART;
 
     /// How long responses that have begun may take to finish when the server stops. Nearly every
     /// download is over by then, and service managers kill a process after 30 s (Kubernetes) or
     /// 90 s (systemd).
-    "listen.shutdown_grace": listen.shutdown_grace, Time(ZERO, HOUR), RESTART;
+    "listen.shutdown_grace": listen.shutdown_grace, time(ZERO, HOUR), RESTART;
 
     /// Networks of the reverse proxies whose Forwarded and X-Forwarded-* headers are trusted, such
     /// as ["10.0.0.0/8", "::1"]. Any client can send these headers, so none is trusted by default.
@@ -208,44 +208,44 @@ keys! {
     "upstream.git_index": upstream.git_index, Optional(GIT_INDEX), RESTART,
         example "https://git.lab.example/index.git";
 
-    /// How often orlop fetches the git index (± 10 %). A name or version that is not known yet is
-    /// looked up at once. A fetch without news is one small response, and index.fresh_for leaves
-    /// room for some that fail.
-    "upstream.git_every": mirror.follow.every, Time(SECOND, DAY), RESTART;
+    /// How often orlop fetches the git index, with 10 % jitter. A name or version that is not known
+    /// yet is looked up at once. A fetch without news is one small response, and index.fresh_for
+    /// leaves room for some that fail.
+    "upstream.git_every": mirror.follow.every, time(SECOND, DAY), RESTART;
 
     /// How long a connection to upstream may take to open, TLS included. A lost first packet is
     /// sent again after 1 s and after 3 s; five seconds leave room for both.
-    "upstream.connect_timeout": upstream.connect_timeout, Time(TICK, HOUR), RESTART;
+    "upstream.connect_timeout": upstream.connect_timeout, time(TICK, HOUR), RESTART;
 
     /// How long upstream may send no byte before the attempt fails. cargo gives up after 30 s;
     /// three attempts of eight seconds end before that, with a response that says why.
-    "upstream.stall_timeout": upstream.stall_timeout, Time(TICK, HOUR), RESTART;
+    "upstream.stall_timeout": upstream.stall_timeout, time(TICK, HOUR), RESTART;
 
     /// How long one fetch may take with all its attempts. 1 GiB in ten minutes is 15 Mbit/s; a
     /// slower fetch would occupy its place for hours.
-    "upstream.deadline": upstream.deadline, Time(TICK, DAY), RESTART;
+    "upstream.deadline": upstream.deadline, time(TICK, DAY), RESTART;
 
     /// How often one fetch is attempted. A short failure is over by the second or third attempt,
     /// and cargo tries again itself.
-    "upstream.attempts": upstream.attempts, Count(1, 20), RESTART;
+    "upstream.attempts": upstream.attempts, count(1, 20), RESTART;
 
     /// The wait before the second attempt; it grows with each further one. A Retry-After header of
     /// upstream is obeyed. Half a second is enough for a server that restarts, and short compared
     /// to cargo's 30 s.
-    "upstream.backoff": upstream.backoff, Time(ZERO, MINUTE), RESTART;
+    "upstream.backoff": upstream.backoff, time(ZERO, MINUTE), RESTART;
 
     /// Failures in a row that open the circuit breaker. One failure is chance, three in a row are
     /// an outage.
-    "upstream.breaker_failures": upstream.breaker_failures, Count(1, 1000), RESTART;
+    "upstream.breaker_failures": upstream.breaker_failures, count(1, 1000), RESTART;
 
     /// How long the circuit breaker stays open at first, while every response comes from the store
     /// at once. A build requests 500 index files, and with the default they cost one timeout
     /// instead of 500.
-    "upstream.breaker_pause": upstream.breaker_pause, Time(TICK, HOUR), RESTART;
+    "upstream.breaker_pause": upstream.breaker_pause, time(TICK, HOUR), RESTART;
 
     /// Downloads from upstream at once, and as many index requests. This fills a fast line with
     /// small files, and is no burden on a public registry.
-    "upstream.concurrency": upstream.concurrency, Count(1, 4096), RESTART;
+    "upstream.concurrency": upstream.concurrency, count(1, 4096), RESTART;
 
     /// The proxy for requests to upstream: http://, https://, socks5:// or socks5h://. It may have
     /// credentials, which are never printed. Without it, orlop connects to upstream directly; it
@@ -263,36 +263,36 @@ keys! {
 
     /// The largest crate file that is accepted: far above any crate of crates.io, and below what
     /// fills a disk with one request.
-    "upstream.max_crate": upstream.max_crate_bytes, Size(KIB, TIB), RESTART;
+    "upstream.max_crate": upstream.max_crate_bytes, size(KIB, TIB), RESTART;
 
     /// The largest index file that is accepted, unpacked. orlop holds an index file in memory; the
     /// largest of crates.io have a few MiB.
-    "upstream.max_index": upstream.max_index_bytes, Size(KIB, GIB), RESTART;
+    "upstream.max_index": upstream.max_index_bytes, size(KIB, GIB), RESTART;
 
     /// Whether crate files may come from private addresses other than upstream's own host. If they
     /// could, a registry outside would be able to send this server to hosts inside your network.
     "upstream.allow_private": upstream.allow_private, SWITCH, RESTART;
 
-    /// How long an index entry is fresh (± 10 %) and served without asking upstream; "0s" asks
-    /// every time. With the default, a new version appears within minutes, and the builds of a team
-    /// cost upstream one request.
-    "index.fresh_for": mirror.freshness.fresh_for, Time(ZERO, MONTH), RELOAD;
+    /// How long an index entry is fresh and served without asking upstream, with 10 % jitter; "0s"
+    /// asks every time. With the default, a new version appears within minutes, and the builds of a
+    /// team cost upstream one request.
+    "index.fresh_for": mirror.freshness.fresh_for, time(ZERO, MONTH), RELOAD;
 
     /// How long orlop remembers that upstream does not have a name. cargo looks for spellings that
     /// do not exist at every update, but a crate that was just published must not stay hidden.
-    "index.negative_for": mirror.freshness.negative_for, Time(ZERO, DAY), RELOAD;
+    "index.negative_for": mirror.freshness.negative_for, time(ZERO, DAY), RELOAD;
 
     /// How long a client waits for upstream if orlop has a stale index entry. This is longer than
     /// any healthy upstream takes, and short enough that an upstream which hangs is hardly noticed.
-    "index.patience": mirror.patience, Time(ZERO, BEFORE_CARGO_GIVES_UP), RELOAD;
+    "index.patience": mirror.patience, time(ZERO, BEFORE_CARGO_GIVES_UP), RELOAD;
 
     /// Memory for the pages of the key-value engine (sled). The default holds the records of some
     /// 10,000 crates, which a lab uses in a day. The engine's own default is 1 GiB.
-    "store.cache": store.cache_bytes, Size(MIB, TIB), RESTART;
+    "store.cache": store.cache_bytes, size(MIB, TIB), RESTART;
 
     /// Free space that is left on the disk, or 5 % of the disk if that is less. Below it nothing
     /// new is stored, and what is cached is served. A full disk harms every program on it.
-    "store.reserve": store.reserve_bytes, Size(0, 1024 * TIB), RESTART;
+    "store.reserve": store.reserve_bytes, size(0, 1024 * TIB), RESTART;
 
     /// Whether the index is also published as a git repository, for clients that use one: in the
     /// directory git/index of the store, one commit for each burst of changes. A damaged index
@@ -301,24 +301,24 @@ keys! {
 
     /// How long the index is without changes before they become a commit. A build requests its
     /// crates without longer pauses, and becomes one commit.
-    "git.quiet_for": mirror.generations.quiet_for, Time(TICK, HOUR), RESTART;
+    "git.quiet_for": mirror.generations.quiet_for, time(TICK, HOUR), RESTART;
 
     /// The longest that a change waits for its commit while others keep coming: a minute, after
     /// which clients of the git index see every change.
-    "git.cut_within": mirror.generations.cut_within, Time(TICK, DAY), RESTART;
+    "git.cut_within": mirror.generations.cut_within, time(TICK, DAY), RESTART;
 
-    /// How often all saved sets are synced (± 10 %); "0s": only `orlop sync` does it. With the
-    /// default, what was published in the morning is here in the afternoon, and upstream is asked
-    /// four times a day.
-    "sync.every": mirror.sync.every, Time(ZERO, MONTH), RELOAD;
+    /// How often all saved sets are synced, with 10 % jitter; "0s": only `orlop sync` does it. With
+    /// the default, what was published in the morning is here in the afternoon, and upstream is
+    /// asked four times a day.
+    "sync.every": mirror.sync.every, time(ZERO, MONTH), RELOAD;
 
     /// Crates that a sync fetches at once: half of upstream.concurrency, so that builds have room
     /// beside it.
-    "sync.concurrency": mirror.sync.concurrency, Count(1, 1024), RELOAD;
+    "sync.concurrency": mirror.sync.concurrency, count(1, 1024), RELOAD;
 
     /// The most bytes per second that a sync fetches. Without it, there is no limit. It never slows
     /// builds down.
-    "sync.max_rate": mirror.sync.max_rate, Optional(Size(KIB, TIB)), RELOAD, example "10MiB";
+    "sync.max_rate": mirror.sync.max_rate, Optional(size(KIB, TIB)), RELOAD, example "10MiB";
 
     /// The trusted keys: bundles signed with one of them are imported. `orlop key show` prints the
     /// key of a machine that writes bundles. A bundle has what others build and run, so no key is
@@ -332,11 +332,11 @@ keys! {
 
     /// How long orlop records who downloaded what and when, for `orlop who` and `orlop gc`; "0s"
     /// records nothing. Three months show who still uses a version.
-    "use.keep_for": mirror.upkeep.keep_uses_for, Time(ZERO, TEN_YEARS), RELOAD;
+    "use.keep_for": mirror.upkeep.keep_uses_for, time(ZERO, TEN_YEARS), RELOAD;
 
     /// Memory for the response cache: index files and small crates; "0B" turns it off. The default
     /// holds the index files and most crates of a workspace with 600 dependencies (54 MB).
-    "http.hot_cache": http.hot_cache_bytes, Size(0, TIB), RESTART;
+    "http.hot_cache": http.hot_cache_bytes, size(0, TIB), RESTART;
 
     /// How log lines on stderr are written: "human" or "json". The default is for people; "json" is
     /// for log collectors.

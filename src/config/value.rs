@@ -80,48 +80,49 @@ impl<T> Kind for Plain<T> {
     }
 }
 
-/// A time with its unit, between two bounds.
-pub(super) struct Time(pub(super) Duration, pub(super) Duration);
-
-impl Kind for Time {
-    type Value = Duration;
-
-    fn read(&self, raw: &Raw) -> Read<Duration> {
-        bounded(duration(raw)?, self.0, self.1, show_duration)
-    }
-
-    fn show(&self, value: &Duration) -> Value {
-        json!(show_duration(*value))
-    }
+/// A value between two bounds.
+pub(super) struct Bounded<T> {
+    kind: Plain<T>,
+    least: T,
+    most: T,
 }
 
-/// A number of bytes with its unit, between two bounds.
-pub(super) struct Size(pub(super) u64, pub(super) u64);
-
-impl Kind for Size {
-    type Value = u64;
-
-    fn read(&self, raw: &Raw) -> Read<u64> {
-        bounded(size(raw)?, self.0, self.1, show_size)
-    }
-
-    fn show(&self, value: &u64) -> Value {
-        json!(show_size(*value))
-    }
+/// A time with its unit.
+pub(super) fn time(least: Duration, most: Duration) -> Bounded<Duration> {
+    let kind = Plain(duration, |value| json!(show_duration(*value)));
+    Bounded { kind, least, most }
 }
 
-/// A whole number between two bounds.
-pub(super) struct Count<T>(pub(super) T, pub(super) T);
+/// A number of bytes with its unit.
+pub(super) fn size(least: u64, most: u64) -> Bounded<u64> {
+    let kind = Plain(bytes, |value| json!(show_size(*value)));
+    Bounded { kind, least, most }
+}
 
-impl<T: Copy + PartialOrd + FromStr + Display + Serialize> Kind for Count<T> {
+/// A whole number.
+pub(super) fn count<T: FromStr + Serialize>(least: T, most: T) -> Bounded<T> {
+    let kind = Plain(whole_number, as_it_is);
+    Bounded { kind, least, most }
+}
+
+impl<T: PartialOrd> Kind for Bounded<T> {
     type Value = T;
 
     fn read(&self, raw: &Raw) -> Read<T> {
-        bounded(count(raw)?, self.0, self.1, |count| count.to_string())
+        let value = self.kind.read(raw)?;
+        if self.least <= value && value <= self.most {
+            return Ok(value);
+        }
+        let shown = |value: &T| self.show(value).to_string().replace('"', "");
+        let (least, most) = (shown(&self.least), shown(&self.most));
+        Err(Refusal::new(
+            format!("{} is out of bounds", shown(&value)),
+            format!("take a value from {least} to {most}"),
+        ))
     }
 
     fn show(&self, value: &T) -> Value {
-        json!(value)
+        self.kind.show(value)
     }
 }
 
@@ -163,21 +164,6 @@ fn in_words<T: Display>(list: &Vec<T>) -> Value {
 
 fn without_slash(url: &SecretUrl) -> Value {
     json!(url.to_string().trim_end_matches('/'))
-}
-
-fn bounded<T: PartialOrd + Copy>(
-    value: T,
-    least: T,
-    most: T,
-    show: impl Fn(T) -> String,
-) -> Read<T> {
-    if value < least || value > most {
-        return Err(Refusal::new(
-            format!("{} is out of bounds", show(value)),
-            format!("take a value from {} to {}", show(least), show(most)),
-        ));
-    }
-    Ok(value)
 }
 
 /// A refusal whose remedy is to write what is wanted.
@@ -297,7 +283,7 @@ fn show_size(bytes: u64) -> String {
     in_one_unit(bytes, SIZE_UNITS).unwrap_or_else(|| "0B".to_owned())
 }
 
-fn size(raw: &Raw) -> Read<u64> {
+fn bytes(raw: &Raw) -> Read<u64> {
     const WANTED: &str = "a whole number with a unit, such as \"64MiB\" or \"1GiB\"; the units are \
                           B, KiB, MiB, GiB, TiB, KB, MB, GB and TB";
     if let Raw::Whole(bytes) = raw {
@@ -322,7 +308,7 @@ fn parse_size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-fn count<T: FromStr>(raw: &Raw) -> Read<T> {
+fn whole_number<T: FromStr>(raw: &Raw) -> Read<T> {
     const WANTED: &str = "a whole number without quotes, such as 64";
     let text = match raw {
         Raw::Whole(number) => number.to_string(),
@@ -485,9 +471,10 @@ fn index_url(raw: &Raw) -> Read<SecretUrl> {
 
 fn web_url(text: &str, wanted: &str) -> Read<Url> {
     // What stands before an `@` may be a password.
-    let shown = match text.contains('@') {
-        true => "it",
-        false => &format!("`{text}`"),
+    let shown = if text.contains('@') {
+        "it"
+    } else {
+        &format!("`{text}`")
     };
     let url = url(text, shown, &["http", "https"], wanted)?;
     if !url.username().is_empty() || url.password().is_some() {
@@ -741,11 +728,11 @@ mod tests {
 
     #[test]
     fn a_number_in_quotes_is_refused_in_toml_and_taken_from_a_variable() {
-        assert_eq!(count::<u32>(&Raw::Typed("64".into())).unwrap(), 64);
-        assert_eq!(count::<u32>(&Raw::Whole(64)).unwrap(), 64);
-        assert!(count::<u32>(&text("64")).is_err());
-        assert!(count::<u32>(&Raw::Whole(-1)).is_err());
-        assert!(count::<u32>(&Raw::Whole(1 << 40)).is_err());
+        assert_eq!(whole_number::<u32>(&Raw::Typed("64".into())).unwrap(), 64);
+        assert_eq!(whole_number::<u32>(&Raw::Whole(64)).unwrap(), 64);
+        assert!(whole_number::<u32>(&text("64")).is_err());
+        assert!(whole_number::<u32>(&Raw::Whole(-1)).is_err());
+        assert!(whole_number::<u32>(&Raw::Whole(1 << 40)).is_err());
     }
 
     #[test]
