@@ -111,7 +111,7 @@
 //! | change | file |
 //! |---|---|
 //! | a setting | the owner's `Options` (field and default), a row of `config/keys.rs` (documentation and reason); `packaging/orlop.toml` is generated |
-//! | a setting that changes while it runs | `RELOAD` in its row of `config/keys.rs`, the owner's changeable options, `cli/reload.rs` |
+//! | a setting that changes while it runs | `RELOAD` in its row of `config/keys.rs`, `mirror/live.rs` or `cli/reload.rs` |
 //! | what keeps the watchdog fed | `cli/vitals.rs` |
 //! | an endpoint | `http/routes.rs`, a file beside it |
 //! | what the pages show, and how | `http/page/model.rs` and `gather.rs`; `static/templates`, `orlop.css`, `orlop.js`, `http/page/{render,charts,text}.rs` |

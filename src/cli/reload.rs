@@ -89,7 +89,7 @@ impl Running {
                 .mirror
                 .set_public_base(git_base(config, &reached.addresses));
         }
-        vitals.mirror.apply(config.mirror.changeable());
+        vitals.mirror.apply(&config.mirror);
         let reloaded = self.told(&now, &new);
         *now = new;
         Ok(reloaded)

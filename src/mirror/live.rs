@@ -4,55 +4,24 @@
 //! carry the store's stamp with the count of changes mixed in: none outlives a change, not even
 //! one that a request which began before it makes ready after it.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::SeqCst},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::SeqCst},
 };
 
-use super::{Inner, Mirror, Options, sync};
-use crate::policy::freshness::{self, Mode};
-
-/// What of [`Options`] may change while the mirror runs.
-#[derive(Debug, Clone)]
-pub struct Changeable {
-    /// As in [`Options`].
-    pub mode: Mode,
-    /// As in [`Options`].
-    pub freshness: freshness::Options,
-    /// As in [`Options`].
-    pub patience: Duration,
-    /// As in [`Options`]. A sync under way keeps its pace.
-    pub sync: sync::Options,
-    /// Whose bundles are taken in.
-    pub trust: Vec<String>,
-    /// How long it is kept who fetched what.
-    pub keep_uses_for: Duration,
-}
+use super::{Inner, Mirror, Options};
 
 impl Options {
-    /// What of these options may change while the mirror runs.
-    pub fn changeable(&self) -> Changeable {
-        Changeable {
-            mode: self.mode,
-            freshness: self.freshness,
-            patience: self.patience,
-            sync: self.sync.clone(),
-            trust: self.bundle.trust.clone(),
-            keep_uses_for: self.upkeep.keep_uses_for,
-        }
-    }
-
-    fn with(&self, new: Changeable) -> Options {
+    /// These options with those of `new` that may change while the mirror runs. A sync under way
+    /// keeps its pace.
+    fn with(&self, new: &Options) -> Options {
         let mut options = self.clone();
         options.mode = new.mode;
         options.freshness = new.freshness;
         options.patience = new.patience;
-        options.sync = new.sync;
-        options.bundle.trust = new.trust;
-        options.upkeep.keep_uses_for = new.keep_uses_for;
+        options.sync = new.sync.clone();
+        options.bundle.trust.clone_from(&new.bundle.trust);
+        options.upkeep.keep_uses_for = new.upkeep.keep_uses_for;
         options
     }
 }
@@ -82,7 +51,7 @@ impl Live {
                 .wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
-    fn change(&self, new: Changeable) {
+    fn change(&self, new: &Options) {
         let mut now = self.now.write();
         *now = Arc::new(now.with(new));
         // After the options: who reads the new count decides by the new options.
@@ -98,9 +67,10 @@ impl Inner {
 }
 
 impl Mirror {
-    /// Takes new options on. What is under way ends as it began.
-    pub fn apply(&self, new: Changeable) {
-        let keep_uses_for = new.keep_uses_for;
+    /// Applies the options of `new` that may change while the mirror runs. What is under way ends
+    /// as it began.
+    pub fn apply(&self, new: &Options) {
+        let keep_uses_for = new.upkeep.keep_uses_for;
         let was = self.inner.options().upkeep.keep_uses_for;
         self.inner.options.change(new);
         if was != keep_uses_for {
@@ -114,14 +84,17 @@ impl Mirror {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Mode;
 
     #[test]
     fn a_stamp_of_before_a_change_is_none_of_after() {
         let live = Live::new(Options::default());
         let before = live.mark(7);
-        let mut new = Options::default().changeable();
-        new.mode = Mode::Strict;
-        live.change(new);
+        let new = Options {
+            mode: Mode::Strict,
+            ..Options::default()
+        };
+        live.change(&new);
         assert_eq!(live.now.read().mode, Mode::Strict);
         assert_ne!(live.mark(7), before);
         for stamp in 0..10_000 {

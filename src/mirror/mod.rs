@@ -41,7 +41,6 @@ pub use fetch::{CrateAnswer, CrateFile, Follower};
 pub use follow::{Options as FollowOptions, Status as FollowStatus};
 pub use generations::{GitState, GitStatus, Options as GenerationOptions};
 pub use index::IndexEntry;
-pub use live::Changeable;
 pub use tasks::Clock;
 pub use views::{NoView, ViewEntry, ViewGit, ViewStatus};
 
