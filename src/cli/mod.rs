@@ -127,6 +127,7 @@ fn serve(settings: &SettingArgs) -> Result<(), Error> {
     let served = serve_told(settings, manager, notify.clone());
     if let Err(error) = &served {
         notify.status(&format!("failed: {error}"));
+        notify.flush();
     }
     served
 }

@@ -1,347 +1,354 @@
-//! Tells the service manager how things go: the protocol of `sd_notify`, datagrams of `KEY=value`
-//! lines. Where there is no service manager nothing is sent, and trouble in telling harms nothing.
+//! Reports to the service manager (`sd_notify`): ready, reloading, stopping, status text, watchdog.
+//! Without a service manager nothing is sent, and a failure to send harms nothing.
 //!
-//! Two words change what the manager does, and it has no other way to know them: that this server is
-//! ready, and that it stops. For those a manager that is busy is waited for; all others are said again
-//! before long, so that they may be lost, and whoever says them never waits.
-//!
-//! The crate `sd-notify` is no help here: it looks for the socket in the environment, which only the
-//! room of the configuration reads, and it waits without an end where the manager does not read.
+//! A thread of its own sends, because a send waits for as long as the manager does not read its
+//! socket. So no caller waits, and `READY=1` gets through however late the manager reads: the
+//! manager has no other way to know that this server is ready. What is reported again before long
+//! anyway is dropped while the queue is full.
 
-use std::{
-    ffi::OsStr,
-    io,
-    os::{
-        linux::net::SocketAddrExt as _,
-        unix::{
-            ffi::OsStrExt as _,
-            net::{SocketAddr, UnixDatagram},
-        },
-    },
-    sync::{Arc, mpsc},
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use sd_notify::NotifyState;
 
 use crate::config::ServiceManager;
 
-/// How long a start or a stop may take from each word on.
+/// How long a start or a stop may take from each report on.
 const MORE_TIME: Duration = Duration::from_secs(60);
 
-/// How often it is asked for.
-const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// How often more time is requested.
+const MORE_TIME_INTERVAL: Duration = Duration::from_secs(10);
+
+/// When a report that must get through is sent again after a failure.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The longest status text; the manager cuts longer ones.
-const MOST_STATUS: usize = 250;
+const MAX_STATUS: usize = 250;
 
-/// How long a manager that does not read is waited for where the word matters.
-const WORTH_WAITING: Duration = Duration::from_secs(5);
+/// How many reports wait for a manager that does not read, before the less important ones are
+/// dropped.
+const MAX_QUEUED: usize = 8;
 
-/// The way to the service manager. A handle: all clones are one.
+/// How long [`Notify::flush`] waits for a manager that does not read.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The reports to the service manager. All clones are one.
 #[derive(Debug, Clone)]
 pub(super) struct Notify(Option<Arc<Line>>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Line {
-    /// It gives up at once.
-    hasty: UnixDatagram,
-    /// It waits.
-    patient: UnixDatagram,
-    to: SocketAddr,
-    /// Held while something is told, so that words come in order.
-    told: Mutex<Told>,
+    queue: Mutex<Queue>,
+    /// There is something to do for the thread that sends.
+    changed: Condvar,
+    /// A report was sent, or failed.
+    sent: Condvar,
 }
 
-/// What the manager has heard.
 #[derive(Debug, Default)]
-struct Told {
+struct Queue {
+    waiting: VecDeque<Report>,
+    is_sending: bool,
+    is_failing: bool,
     /// The last status text, which is not sent twice.
     status: String,
-    /// That the server is ready did not get through.
-    owes_ready: bool,
     /// After that nothing else is true.
     is_stopping: bool,
+    /// Something takes long: more time is requested again and again.
+    needs_time: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Report {
+    text: String,
+    /// It changes what the manager does, and is not sent again later.
+    must_arrive: bool,
 }
 
 impl Notify {
-    /// The way that the environment names; where it leads nowhere, nobody is told.
+    /// Reports to the manager that the environment names, if it names one.
     pub(super) fn to(manager: &ServiceManager) -> Notify {
-        let Some(name) = &manager.notify else {
+        if manager.notify.is_none() {
             return Notify(None);
-        };
-        match Line::open(name) {
-            Ok(line) => Notify(Some(Arc::new(line))),
+        }
+        Notify::by(|text| sd_notify::notify(&[NotifyState::Custom(text)]))
+    }
+
+    /// Reports by `send`, which may block.
+    pub(super) fn by(send: impl Fn(&str) -> io::Result<()> + Send + 'static) -> Notify {
+        let line = Arc::new(Line::default());
+        let sending = Arc::clone(&line);
+        let thread = std::thread::Builder::new().name("orlop-notify".to_owned());
+        match thread.spawn(move || sending.send_all(send)) {
+            Ok(_runs_to_the_end) => Notify(Some(line)),
             Err(error) => {
-                tracing::warn!(%error, "could not reach the service manager by NOTIFY_SOCKET");
+                tracing::warn!(%error, "could not start the thread that reports to the service manager");
                 Notify(None)
             }
         }
     }
 
-    /// Whether somebody wants to know.
+    /// Whether there is a service manager to report to.
     pub(super) fn is_wanted(&self) -> bool {
         self.0.is_some()
     }
 
-    /// It answers now. Waits some seconds for a manager that is busy; where that is not enough,
-    /// [`status`](Notify::status) says it.
+    /// The server accepts requests.
     pub(super) fn ready(&self, status: &str) {
-        let Some(line) = &self.0 else { return };
-        let mut told = line.told.lock();
-        if !told.is_stopping {
-            told.owes_ready = !line.tell(&line.patient, "READY=1", status, &mut told.status);
-        }
+        self.report(|queue| {
+            status.clone_into(&mut queue.status);
+            let text = format!("{}\n{}", NotifyState::Ready, status_line(status));
+            queue.push(text, true);
+        });
     }
 
-    /// How it goes, in one line. Never waits.
+    /// How it goes, in one line.
     pub(super) fn status(&self, status: &str) {
-        let Some(line) = &self.0 else { return };
-        // Somebody waits for the manager; this is said again.
-        let Some(mut told) = line.told.try_lock() else {
-            return;
-        };
-        if told.is_stopping || (told.status == status && !told.owes_ready) {
-            return;
-        }
-        let state = if told.owes_ready { "READY=1" } else { "" };
-        if line.tell(&line.hasty, state, status, &mut told.status) {
-            told.owes_ready = false;
-        }
+        self.report(|queue| {
+            if queue.status != status && queue.push(status_line(status), false) {
+                status.clone_into(&mut queue.status);
+            }
+        });
     }
 
-    /// It reads its configuration; [`ready`](Notify::ready) follows.
+    /// The server reads its configuration again; [`ready`](Notify::ready) follows.
     pub(super) fn reloading(&self) {
-        let Some(line) = &self.0 else { return };
-        let told = line.told.lock();
-        if !told.is_stopping {
-            line.send(&line.hasty, "RELOADING=1");
+        self.report(|queue| {
+            queue.push(NotifyState::Reloading.to_string(), false);
+        });
+    }
+
+    /// The server stops, which may take as long as `max`. No other report but more of this follows.
+    pub(super) fn stopping(&self, max: Duration) {
+        let stopping = NotifyState::Stopping;
+        let status = status_line("stopping; lets answers and jobs under way end");
+        let text = format!("{stopping}\n{}\n{status}", more_time(max));
+        self.report(|queue| {
+            queue.needs_time = false;
+            queue.push(text, true);
+        });
+        if let Some(line) = &self.0 {
+            line.queue.lock().is_stopping = true;
         }
+        self.flush();
     }
 
-    /// It ends, which may take as long as `most`. Nothing but more of this is told after it.
-    pub(super) fn stopping(&self, most: Duration) {
-        let Some(line) = &self.0 else { return };
-        let micros = most.as_micros();
-        let state = format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={micros}");
-        let status = "stopping; lets answers and jobs under way end";
-        let mut told = line.told.lock();
-        told.is_stopping = true;
-        line.tell(&line.patient, &state, status, &mut told.status);
-    }
-
-    /// A sign of life.
+    /// Feeds the watchdog.
     pub(super) fn alive(&self) {
         if let Some(line) = &self.0 {
-            line.send(&line.hasty, "WATCHDOG=1");
+            line.queue
+                .lock()
+                .push(NotifyState::Watchdog.to_string(), false);
+            line.changed.notify_one();
         }
     }
 
-    /// Keeps asking for more time, for what takes as long as it takes, until the result is dropped.
-    pub(super) fn patience(&self, status: &str) -> Patience {
-        let Some(line) = self.0.clone() else {
-            return Patience(None);
-        };
-        Notify(Some(Arc::clone(&line))).status(status);
-        let (over, wait) = mpsc::channel::<()>();
-        let ask = move || {
-            let more = format!("EXTEND_TIMEOUT_USEC={}", MORE_TIME.as_micros());
-            loop {
-                line.send(&line.hasty, &more);
-                match wait.recv_timeout(ASK_AGAIN) {
-                    Err(mpsc::RecvTimeoutError::Timeout) => {}
-                    Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
-                }
-            }
-        };
-        let asking = std::thread::Builder::new().name("orlop-patience".to_owned());
-        Patience(asking.spawn(ask).ok().map(|thread| (over, thread)))
+    /// Requests more time again and again, until the result is dropped.
+    pub(super) fn more_time(&self, status: &str) -> MoreTime {
+        self.status(status);
+        self.report(|queue| queue.needs_time = true);
+        MoreTime(self.clone())
+    }
+
+    /// Waits until all reports are sent, for some seconds at most.
+    pub(super) fn flush(&self) {
+        let Some(line) = &self.0 else { return };
+        let mut queue = line.queue.lock();
+        line.sent.wait_while_for(
+            &mut queue,
+            |queue| (queue.is_sending || !queue.waiting.is_empty()) && !queue.is_failing,
+            FLUSH_TIMEOUT,
+        );
+    }
+
+    fn report(&self, change: impl FnOnce(&mut Queue)) {
+        let Some(line) = &self.0 else { return };
+        let mut queue = line.queue.lock();
+        if !queue.is_stopping {
+            change(&mut queue);
+            line.changed.notify_one();
+        }
+    }
+}
+
+impl Queue {
+    /// Whether the report is queued.
+    fn push(&mut self, text: String, must_arrive: bool) -> bool {
+        let is_full = self.waiting.len() >= MAX_QUEUED;
+        if is_full && must_arrive {
+            // The newest replaces those before it.
+            self.waiting.clear();
+        } else if is_full {
+            return false;
+        }
+        self.waiting.push_back(Report { text, must_arrive });
+        true
     }
 }
 
 impl Line {
-    fn open(name: &OsStr) -> io::Result<Line> {
-        let to = match name.as_bytes() {
-            [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-            [b'/', ..] => SocketAddr::from_pathname(name)?,
-            _ => {
-                return Err(io::Error::other(
-                    "it is neither a path nor an abstract name",
-                ));
+    fn send_all(&self, send: impl Fn(&str) -> io::Result<()>) {
+        let mut queue = self.queue.lock();
+        loop {
+            if let Some(report) = queue.waiting.pop_front() {
+                self.send(&mut queue, report, &send);
+            } else if queue.needs_time {
+                let report = Report {
+                    text: more_time(MORE_TIME),
+                    must_arrive: false,
+                };
+                self.send(&mut queue, report, &send);
+                self.changed.wait_for(&mut queue, MORE_TIME_INTERVAL);
+            } else {
+                self.changed.wait(&mut queue);
             }
-        };
-        let (hasty, patient) = (UnixDatagram::unbound()?, UnixDatagram::unbound()?);
-        // A manager that does not read must not hold up the service.
-        hasty.set_nonblocking(true)?;
-        patient.set_write_timeout(Some(WORTH_WAITING))?;
-        Ok(Line {
-            hasty,
-            patient,
-            to,
-            told: Mutex::default(),
-        })
+        }
     }
 
-    /// Says `state` with a status text, and notes the text in `last` once it got through.
-    fn tell(&self, by: &UnixDatagram, state: &str, status: &str, last: &mut String) -> bool {
-        // One line, which the words of others in it must not break.
-        let shown: String = status
-            .chars()
-            .filter(|letter| !letter.is_control())
-            .take(MOST_STATUS)
-            .collect();
-        let is_told = self.send(by, format!("{state}\nSTATUS={shown}").trim_start());
-        if is_told {
-            status.clone_into(last);
+    fn send(
+        &self,
+        queue: &mut MutexGuard<'_, Queue>,
+        report: Report,
+        send: impl Fn(&str) -> io::Result<()>,
+    ) {
+        queue.is_sending = true;
+        let sent = MutexGuard::unlocked(queue, || send(&report.text));
+        queue.is_sending = false;
+        queue.is_failing = sent.is_err();
+        self.sent.notify_all();
+        let Err(error) = sent else { return };
+        tracing::debug!(%error, "could not report to the service manager");
+        queue.status.clear();
+        if report.must_arrive {
+            queue.waiting.push_front(report);
+            self.changed.wait_for(queue, RETRY_INTERVAL);
         }
-        is_told
-    }
-
-    /// Whether it got through.
-    fn send(&self, by: &UnixDatagram, text: &str) -> bool {
-        let sent = by.send_to_addr(text.as_bytes(), &self.to);
-        if let Err(error) = &sent {
-            tracing::debug!(%error, "could not tell the service manager");
-        }
-        sent.is_ok()
     }
 }
 
-/// Asks for more time until it is dropped.
-#[must_use]
-pub(super) struct Patience(Option<(mpsc::Sender<()>, JoinHandle<()>)>);
+fn more_time(time: Duration) -> String {
+    // The crate's own type ends at 71 minutes.
+    format!("EXTEND_TIMEOUT_USEC={}", time.as_micros())
+}
 
-impl Drop for Patience {
+/// A status text in one line: control characters from other sources must not break the protocol.
+fn status_line(status: &str) -> String {
+    let shown: String = status
+        .chars()
+        .filter(|letter| !letter.is_control())
+        .take(MAX_STATUS)
+        .collect();
+    NotifyState::Status(&shown).to_string()
+}
+
+/// Requests more time until it is dropped.
+#[must_use]
+pub(super) struct MoreTime(Notify);
+
+impl Drop for MoreTime {
     fn drop(&mut self) {
-        if let Some((over, thread)) = self.0.take() {
-            drop(over);
-            // It has no more to say after this, so that nothing comes after what is told next.
-            drop(thread.join());
-        }
+        self.0.report(|queue| queue.needs_time = false);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, channel, sync_channel},
+    };
+
     use super::*;
 
-    fn pair() -> (UnixDatagram, Notify, tempfile::TempDir) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("notify");
-        let manager = UnixDatagram::bind(&path).unwrap();
-        manager
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
-        let notify = Notify::to(&ServiceManager {
-            notify: Some(path.into()),
-            watchdog: None,
+    /// A manager whose socket takes as many reports as `room` before it has to be read.
+    fn manager(room: usize) -> (Receiver<String>, Notify) {
+        let (sender, receiver) = sync_channel(room);
+        let notify = Notify::by(move |text| {
+            sender
+                .send(text.to_owned())
+                .map_err(|_gone| io::ErrorKind::ConnectionRefused.into())
         });
-        (manager, notify, dir)
+        (receiver, notify)
     }
 
-    fn heard(manager: &UnixDatagram) -> String {
-        let mut bytes = [0; 1024];
-        let count = manager.recv(&mut bytes).unwrap();
-        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    fn next(manager: &Receiver<String>) -> String {
+        manager.recv_timeout(Duration::from_secs(20)).unwrap()
     }
 
     #[test]
-    fn a_status_is_told_once_and_in_one_line() {
-        let (manager, notify, _dir) = pair();
+    fn a_status_is_reported_once_and_in_one_line() {
+        let (manager, notify) = manager(8);
         notify.ready("serving");
         notify.status("serving");
         notify.status("one\nREADY=1");
         notify.alive();
-        assert_eq!(heard(&manager), "READY=1\nSTATUS=serving");
-        assert_eq!(heard(&manager), "STATUS=oneREADY=1");
-        assert_eq!(heard(&manager), "WATCHDOG=1");
+        assert_eq!(next(&manager), "READY=1\nSTATUS=serving");
+        assert_eq!(next(&manager), "STATUS=oneREADY=1");
+        assert_eq!(next(&manager), "WATCHDOG=1");
     }
 
     #[test]
-    fn patience_asks_for_time_and_ends_before_the_next_word() {
-        let (manager, notify, _dir) = pair();
-        let patience = notify.patience("opening the store");
-        assert_eq!(heard(&manager), "STATUS=opening the store");
-        assert_eq!(heard(&manager), "EXTEND_TIMEOUT_USEC=60000000");
-        drop(patience);
+    fn more_time_is_requested_until_the_next_report() {
+        let (manager, notify) = manager(8);
+        let more_time = notify.more_time("opening the store");
+        assert_eq!(next(&manager), "STATUS=opening the store");
+        assert_eq!(next(&manager), "EXTEND_TIMEOUT_USEC=60000000");
+        drop(more_time);
         notify.ready("serving");
-        assert_eq!(heard(&manager), "READY=1\nSTATUS=serving");
-    }
-
-    /// Until the manager's queue is full.
-    fn flood(notify: &Notify) -> usize {
-        let line = notify.0.as_ref().unwrap();
-        let mut count = 0;
-        while line.send(&line.hasty, "X=1") {
-            count += 1;
-        }
-        count
+        assert_eq!(next(&manager), "READY=1\nSTATUS=serving");
     }
 
     #[test]
-    fn a_manager_that_is_busy_hears_that_it_is_ready_all_the_same() {
-        let (manager, notify, _dir) = pair();
-        let count = flood(&notify);
-        assert!(count > 0);
-        // Not noted, so that it is said when there is room.
-        notify.status("serving");
-        let telling = std::thread::spawn({
-            let notify = notify.clone();
-            move || notify.ready("serving")
+    fn a_manager_that_does_not_read_gets_ready_and_holds_up_nobody() {
+        let (manager, notify) = manager(0);
+        for number in 0..100 {
+            notify.status(&number.to_string());
+            notify.alive();
+        }
+        notify.ready("serving");
+        notify.status("more");
+        let reports: Vec<String> = std::iter::from_fn(|| {
+            let report = next(&manager);
+            (report != "STATUS=more").then_some(report)
+        })
+        .collect();
+        assert_eq!(reports.last().unwrap(), "READY=1\nSTATUS=serving");
+        assert!(reports.len() <= MAX_QUEUED + 2, "{reports:?}");
+    }
+
+    #[test]
+    fn ready_is_sent_again_after_a_failure() {
+        let (sender, manager) = channel();
+        let is_down = Arc::new(AtomicBool::new(true));
+        let down = Arc::clone(&is_down);
+        let notify = Notify::by(move |text| {
+            if down.swap(false, Ordering::SeqCst) {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            sender.send(text.to_owned()).unwrap();
+            Ok(())
         });
-        for _ in 0..count {
-            assert_eq!(heard(&manager), "X=1");
-        }
-        assert_eq!(heard(&manager), "READY=1\nSTATUS=serving");
-        telling.join().unwrap();
-    }
-
-    #[test]
-    fn a_word_that_was_lost_is_said_again() {
-        let (manager, notify, _dir) = pair();
-        let line = notify.0.clone().unwrap();
-        let timeout = Some(Duration::from_millis(1));
-        line.patient.set_write_timeout(timeout).unwrap();
-        let count = flood(&notify);
         notify.ready("serving");
-        notify.status("serving");
-        for _ in 0..count {
-            assert_eq!(heard(&manager), "X=1");
-        }
-        notify.status("serving");
-        notify.status("serving");
-        notify.alive();
-        assert_eq!(heard(&manager), "READY=1\nSTATUS=serving");
-        assert_eq!(heard(&manager), "WATCHDOG=1");
+        assert_eq!(next(&manager), "READY=1\nSTATUS=serving");
+        assert!(!is_down.load(Ordering::SeqCst));
     }
 
     #[test]
-    fn nothing_but_the_stop_is_told_after_it_began() {
-        let (manager, notify, _dir) = pair();
+    fn after_stopping_only_the_watchdog_is_reported() {
+        let (manager, notify) = manager(8);
         notify.stopping(Duration::from_secs(1));
         notify.reloading();
         notify.ready("serving");
         notify.status("serving");
         notify.alive();
-        assert!(heard(&manager).starts_with("STOPPING=1\n"));
-        assert_eq!(heard(&manager), "WATCHDOG=1");
+        assert!(next(&manager).starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC=1000000\n"));
+        assert_eq!(next(&manager), "WATCHDOG=1");
     }
 
     #[test]
-    fn an_abstract_name_is_reached_and_nonsense_is_nobody() {
-        let name = format!("orlop-test-{}", std::process::id());
-        let address = SocketAddr::from_abstract_name(&name).unwrap();
-        let manager = UnixDatagram::bind_addr(&address).unwrap();
-        let to = |name: String| {
-            Notify::to(&ServiceManager {
-                notify: Some(name.into()),
-                watchdog: None,
-            })
-        };
-        to(format!("@{name}")).alive();
-        assert_eq!(heard(&manager), "WATCHDOG=1");
-        assert!(!to("nonsense".to_owned()).is_wanted());
-        to("/nobody/is/here".to_owned()).alive();
+    fn without_a_manager_nothing_is_sent() {
+        let notify = Notify::to(&ServiceManager::default());
+        assert!(!notify.is_wanted());
+        notify.stopping(Duration::from_secs(1));
     }
 }

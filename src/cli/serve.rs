@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     error::Error,
     logs::Chooser,
-    notify::{Notify, Patience},
+    notify::{MoreTime, Notify},
     open,
     reload::Running,
     tell, vitals,
@@ -63,10 +63,10 @@ pub(super) fn serve(start: Start) -> Result<(), Error> {
     // From here on, because a SIGHUP that nobody takes ends a process.
     let signals = runtime.block_on(async { Signals::take() })?;
     let config = start.loaded.config.clone();
-    let patience = notify.patience("opening the store");
+    let more_time = notify.more_time("opening the store");
     let mirror = open::mirror(&config, config.mirror.clone())?;
-    let outcome =
-        admin(&config).and_then(|admin| answer(start, &runtime, signals, &mirror, admin, patience));
+    let outcome = admin(&config)
+        .and_then(|admin| answer(start, &runtime, signals, &mirror, admin, more_time));
     notify.stopping(JOBS_GRACE + LAST_WRITES);
     let ended = mirror.shut_down(JOBS_GRACE).map_err(Error::End);
     // A read of a disk that hangs does not hold up the end.
@@ -138,7 +138,7 @@ fn answer(
     mut signals: Signals,
     mirror: &Mirror,
     admin: Option<admin::Server>,
-    patience: Patience,
+    more_time: MoreTime,
 ) -> Result<(), Error> {
     let config = start.loaded.config.clone();
     let watchdog = start.manager.watchdog.filter(|_| start.notify.is_wanted());
@@ -179,8 +179,7 @@ fn answer(
         let daemon: Arc<dyn admin::Daemon> = Arc::clone(&running) as _;
         let admin = admin.map(|admin| tokio::spawn(admin.run(mirror.clone(), daemon, stopped)));
         announce(&config, &addresses)?;
-        // It has no more to ask for once it is ready.
-        drop(patience);
+        drop(more_time);
         notify.ready(&vitals.status());
         let keeping = tokio::spawn(vitals.keep());
         let signal = tokio::select! {

@@ -274,10 +274,7 @@ fn grouped(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixDatagram;
-
     use super::*;
-    use crate::config::ServiceManager;
 
     const LIMIT: Duration = Duration::from_secs(30);
 
@@ -320,29 +317,21 @@ mod tests {
     }
 
     /// A service manager, and whether it was fed when it is asked.
-    struct Manager(
-        UnixDatagram,
-        Notify,
-        #[expect(dead_code, reason = "it goes with the test")] tempfile::TempDir,
-    );
+    struct Manager(mpsc::Receiver<String>, Notify);
 
     impl Manager {
         fn start() -> Manager {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("notify");
-            let socket = UnixDatagram::bind(&path).unwrap();
-            socket.set_nonblocking(true).unwrap();
-            let notify = Notify::to(&ServiceManager {
-                notify: Some(path.into()),
-                watchdog: None,
+            let (sender, reports) = mpsc::channel();
+            let notify = Notify::by(move |text| {
+                sender.send(text.to_owned()).unwrap();
+                Ok(())
             });
-            Manager(socket, notify, dir)
+            Manager(reports, notify)
         }
 
         fn was_fed(&self) -> bool {
-            let mut bytes = [0; 64];
-            let count = self.0.recv(&mut bytes).unwrap_or(0);
-            &bytes[..count] == b"WATCHDOG=1"
+            self.1.flush();
+            self.0.try_recv().is_ok_and(|text| text == "WATCHDOG=1")
         }
     }
 

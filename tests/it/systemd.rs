@@ -46,7 +46,8 @@ impl Manager {
     fn next(&self) -> String {
         let mut bytes = [0; 4096];
         let count = self.socket.recv(&mut bytes).expect("it is told in time");
-        String::from_utf8_lossy(&bytes[..count]).into_owned()
+        let text = String::from_utf8_lossy(&bytes[..count]);
+        text.trim_end().to_owned()
     }
 
     /// The next word with this in it.
