@@ -1,89 +1,63 @@
 //! What the pages are made of beside their text: in the program, and named by their content.
 
-use std::sync::LazyLock;
+use std::borrow::Cow;
 
 use actix_web::{
     HttpRequest, HttpResponse,
     http::{StatusCode, header},
     web,
 };
-use sha2::{Digest as _, Sha256};
+use rust_embed::{Embed, EmbeddedFile};
 
-use crate::http::reply;
+use crate::{http::reply, registry::Checksum};
 
-/// How much of the hash of a file is in its URL.
-const HASH_BYTES: usize = 8;
+/// How many digits of the hash of a file are in its URL.
+const HASH_DIGITS: usize = 16;
 
-/// A file that the program brings along.
-#[derive(Debug)]
-struct Asset {
-    name: &'static str,
-    content_type: &'static str,
-    body: &'static str,
-    hash: String,
+/// The files that the program brings along.
+#[derive(Debug, Embed)]
+#[folder = "static"]
+#[include = "*.css"]
+#[include = "*.js"]
+#[include = "*.svg"]
+#[exclude = "templates/*"]
+struct Assets;
+
+fn hash(file: &EmbeddedFile) -> String {
+    let hash = Checksum::from_bytes(file.metadata.sha256_hash()).to_hex();
+    hash.chars().take(HASH_DIGITS).collect()
 }
 
-static ASSETS: LazyLock<[Asset; 3]> = LazyLock::new(|| {
-    [
-        asset(
-            "orlop.css",
-            "text/css; charset=utf-8",
-            include_str!("../../../static/orlop.css"),
-        ),
-        asset(
-            "orlop.js",
-            "text/javascript; charset=utf-8",
-            include_str!("../../../static/orlop.js"),
-        ),
-        asset(
-            "favicon.svg",
-            "image/svg+xml",
-            include_str!("../../../static/favicon.svg"),
-        ),
-    ]
-});
-
-fn asset(name: &'static str, content_type: &'static str, body: &'static str) -> Asset {
-    use std::fmt::Write as _;
-
-    let mut hash = String::with_capacity(2 * HASH_BYTES);
-    for byte in Sha256::digest(body.as_bytes()).iter().take(HASH_BYTES) {
-        let written = write!(hash, "{byte:02x}");
-        debug_assert!(written.is_ok(), "a string takes every write");
+fn content_type(name: &str) -> &'static str {
+    match name.rsplit_once('.') {
+        Some((_, "css")) => "text/css; charset=utf-8",
+        Some((_, "js")) => "text/javascript; charset=utf-8",
+        _ => "image/svg+xml",
     }
-    Asset {
-        name,
-        content_type,
-        body,
-        hash,
-    }
-}
-
-fn find(name: &str) -> Option<&'static Asset> {
-    ASSETS.iter().find(|asset| asset.name == name)
 }
 
 /// The path of a file below `root`, which changes when the file does.
 pub(super) fn path(root: &str, name: &str) -> String {
-    let hash = find(name).map_or("", |asset| asset.hash.as_str());
+    let hash = Assets::get(name).as_ref().map(hash).unwrap_or_default();
     format!("{root}/static/{name}?v={hash}")
 }
 
 /// `GET /static/{file}`: kept for ever under the URL that the pages name, else asked for again.
 pub(crate) async fn file(request: HttpRequest, file: web::Path<String>) -> HttpResponse {
-    let Some(asset) = find(&file) else {
+    let Some(asset) = Assets::get(&file) else {
         return reply::plain(
             StatusCode::NOT_FOUND,
             "orlop: there is no such file\n".into(),
         );
     };
-    let named = request.query_string().strip_prefix("v=") == Some(asset.hash.as_str());
+    let hash = hash(&asset);
+    let named = request.query_string().strip_prefix("v=") == Some(hash.as_str());
     let lasting = if named {
         "public, max-age=31536000, immutable"
     } else {
         "no-cache"
     };
-    let tag = format!("\"{}\"", asset.hash);
+    let tag = format!("\"{hash}\"");
     let known = request
         .headers()
         .get(header::IF_NONE_MATCH)
@@ -101,7 +75,11 @@ pub(crate) async fn file(request: HttpRequest, file: web::Path<String>) -> HttpR
     if known {
         return response.finish();
     }
-    response.content_type(asset.content_type).body(asset.body)
+    response.content_type(content_type(&file));
+    match asset.data {
+        Cow::Borrowed(bytes) => response.body(bytes),
+        Cow::Owned(bytes) => response.body(bytes),
+    }
 }
 
 /// Weakly, as If-None-Match compares.
@@ -114,10 +92,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_what_browsers_ask_for_is_embedded() {
+        let mut names: Vec<_> = Assets::iter().collect();
+        names.sort();
+        assert_eq!(names, ["favicon.svg", "orlop.css", "orlop.js"]);
+    }
+
+    #[test]
     fn a_path_has_the_hash_of_its_content() {
         let path = path("/sub", "orlop.css");
         let hash = path.strip_prefix("/sub/static/orlop.css?v=");
-        assert_eq!(hash.map(str::len), Some(2 * HASH_BYTES));
+        assert_eq!(hash.map(str::len), Some(HASH_DIGITS));
     }
 
     #[test]
