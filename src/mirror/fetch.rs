@@ -24,7 +24,10 @@ use crate::{
     policy::freshness::Decision,
     registry::{Checksum, Release, checksum::Hasher},
     store::{Blob, ReleaseFacts, Reservation, SpoolReader},
-    upstream::{self, Download, retry},
+    upstream::{
+        self, Download,
+        retry::{Budget, Policy, Retry},
+    },
     util::{
         single_flight::{Leader, Role},
         task,
@@ -473,24 +476,24 @@ impl Inner {
         leader: &Leader<Checksum, Progress>,
         pace: Option<&Pace>,
     ) -> Result<Reservation, Error> {
-        let policy = retry::Backoff::for_clients(self.upstream.options());
+        let options = self.upstream.options();
+        let budget = Budget::client(options);
+        let mut retry = Retry::new(Policy::client(options), &budget);
         let mut coming = Coming {
             spool: None,
-            heard: Instant::now(),
+            budget: &budget,
             pace,
         };
-        for attempt in 1.. {
+        loop {
             let failure = match self.attempt(release, checksum, &mut coming, leader).await {
                 Ok(()) => break,
                 Err(Attempt::Final(error)) => return Err(error),
                 Err(Attempt::Upstream(error)) => error,
             };
-            let Some(pause) =
-                policy.pause(attempt, &failure, coming.heard.elapsed(), fastrand::f64())
-            else {
-                return Err(of_upstream(release, failure));
+            let Ok(pause) = retry.pause(&failure, fastrand::f64()) else {
+                return Err(of_upstream(release, retry.give_up(failure)));
             };
-            tracing::debug!(%release, attempt, ?pause, error = &failure as &dyn std::error::Error, "tries {release} again");
+            tracing::debug!(%release, ?pause, error = &failure as &dyn std::error::Error, "tries {release} again");
             tokio::time::sleep(pause).await;
         }
         coming.spool.ok_or_else(|| Error::Lost {
@@ -567,7 +570,7 @@ async fn receive(
         // The page cache takes a chunk at once, but a disk in trouble may not.
         tokio::task::block_in_place(|| spool.write(&chunk))
             .map_err(|error| Attempt::Final(Error::store(release, error)))?;
-        coming.heard = Instant::now();
+        coming.budget.heard();
         leader.update(|progress| progress.release(spool.written()));
         if let Some(pace) = coming.pace {
             pace.passed(chunk.len() as u64, leader.has_one_follower())
@@ -581,8 +584,8 @@ async fn receive(
 struct Coming<'a> {
     /// What there is of it; `None` until upstream answers for the first time.
     spool: Option<Reservation>,
-    /// When the fetch began or last got a byte.
-    heard: Instant,
+    /// Each byte renews it: a long download that is cut is worth going on with.
+    budget: &'a Budget,
     /// What slows it, where a job began it.
     pace: Option<&'a Pace>,
 }

@@ -9,7 +9,7 @@ use crate::util::{error::chain, format::exact_span};
 
 /// A request to upstream that came to nothing, shared by all who waited for it.
 #[derive(Debug, Clone)]
-pub struct Error(Arc<Inner>);
+pub struct Error(Arc<Inner>, u32);
 
 #[derive(Debug)]
 struct Inner {
@@ -224,11 +224,22 @@ fn shown_wait(wait: Duration) -> String {
 
 impl Error {
     pub(super) fn new(subject: &Subject, url: &url::Url, kind: Kind) -> Error {
-        Error(Arc::new(Inner {
+        let inner = Inner {
             subject: subject.clone(),
             url: super::secret::shown(url),
             kind,
-        }))
+        };
+        Error(Arc::new(inner), 1)
+    }
+
+    /// The same error, after so many attempts.
+    pub(super) fn after(&self, attempts: u32) -> Error {
+        Error(Arc::clone(&self.0), attempts)
+    }
+
+    /// How many attempts failed with it.
+    pub fn attempts(&self) -> u32 {
+        self.1
     }
 
     /// What went wrong.

@@ -44,6 +44,7 @@ use download::{Frame, Tally};
 use error::Subject;
 use gate::{Gate, Ticket};
 use resolve::Rules;
+use retry::Retry;
 use sparse::{Ask, Head};
 
 pub use breaker::BreakerState;
@@ -434,24 +435,17 @@ impl Upstream {
         &self,
         attempt: impl Fn() -> F,
     ) -> Result<T, Error> {
-        let backoff = retry::Backoff::for_clients(&self.0.options);
-        let started = Instant::now();
-        let mut number = 1;
-        let mut earlier = None;
+        let budget = retry::Budget::client(&self.0.options);
+        let mut retry = Retry::new(retry::Policy::client(&self.0.options), &budget);
         loop {
             let error = match attempt().await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            let Some(pause) = backoff.pause(number, &error, started.elapsed(), fastrand::f64())
-            else {
-                // That the breaker opened meanwhile says less than what made it open.
-                let is_breaker = matches!(error.kind(), Kind::Breaker { .. });
-                return Err(earlier.filter(|_| is_breaker).unwrap_or(error));
+            let Ok(pause) = retry.pause(&error, fastrand::f64()) else {
+                return Err(retry.give_up(error));
             };
             tokio::time::sleep(pause).await;
-            number += 1;
-            earlier = Some(error);
         }
     }
 

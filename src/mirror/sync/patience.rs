@@ -1,12 +1,11 @@
-//! How a job bears an upstream in trouble: it waits and goes on, and gives up late.
+//! How a job retries: it waits for upstream under one budget for all that it fetches, shows that it
+//! waits, and ends at once when it is cancelled.
 
 use std::{
     future::Future,
     sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
-
-use parking_lot::Mutex;
 
 use crate::{
     mirror::{
@@ -16,87 +15,60 @@ use crate::{
     store,
     upstream::{
         self,
-        retry::{self, Class},
+        retry::{Budget, GiveUp, Policy, Retry},
     },
     util::{error::one_line, format::exact_span},
 };
 
-/// How often one thing is tried, over the tries of each fetch.
-const TRIES: u32 = 4;
+/// Shorter pauses are not reported.
+const REPORTED_PAUSE: Duration = Duration::from_millis(200);
 
-/// How often one thing is tried to which upstream says that it is too much.
-const TRIES_AT_429: u32 = 12;
-
-/// The pause before the second try; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-
-/// The longest pause: what upstream wants to be asked after is looked at again by then.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-
-/// How often a job that waits looks whether it should end.
-const LOOK: Duration = Duration::from_millis(200);
-
-/// How long upstream may be away when it was never heard in this job: somebody may sit there.
-const FIRST_PATIENCE: Duration = Duration::from_secs(30);
-
-/// The patience of one job.
+/// The retries of one job.
 #[derive(Debug)]
 pub(in crate::mirror) struct Patience {
     teller: Teller,
-    /// How long upstream may be away.
-    most: Duration,
-    heard: Mutex<Heard>,
+    budget: Budget,
+    /// Whether the job has reported that it waits.
     told: AtomicBool,
-}
-
-#[derive(Debug)]
-struct Heard {
-    last: Instant,
-    ever: bool,
 }
 
 /// Why something was given up.
 #[derive(Debug)]
 pub(in crate::mirror) enum GivenUp {
-    /// It failed; the next thing may go well.
+    /// It failed; the next thing may succeed.
     One(Error),
-    /// The job cannot go on.
+    /// The job cannot continue.
     All(JobError),
 }
 
-/// What an error says to a job.
-enum Trouble {
-    /// Trying again changes nothing.
+/// What an error means to a job.
+enum Meaning<'a> {
+    /// The retry policy decides.
+    Upstream(&'a upstream::Error),
+    /// It may pass.
+    Passing,
+    /// Another attempt would fail too.
     Lasting,
-    /// Upstream said so much that it is there.
-    Passing(Duration),
-    /// Upstream is away or wants a rest.
-    Rest(Duration),
-    /// The store takes nothing.
-    Store,
-    /// Upstream cannot be used as it is set: nothing would go well.
-    Config,
+    /// Nothing else would succeed either.
+    End(JobError),
 }
 
 impl Patience {
-    pub(in crate::mirror) fn new(teller: Teller, most: Duration) -> Patience {
+    /// A job that gives up when upstream sends nothing for `limit`.
+    pub(in crate::mirror) fn new(teller: Teller, limit: Duration) -> Patience {
         Patience {
             teller,
-            most,
-            heard: Mutex::new(Heard {
-                last: Instant::now(),
-                ever: false,
-            }),
+            budget: Budget::job(limit),
             told: AtomicBool::new(false),
         }
     }
 
-    /// To whom the job tells what becomes of it.
+    /// Where the job reports its progress.
     pub(in crate::mirror) fn teller(&self) -> &Teller {
         &self.teller
     }
 
-    /// Tries until it goes well, or there is no sense in it.
+    /// Tries until it succeeds or the policy gives up.
     ///
     /// # Errors
     /// [`GivenUp`].
@@ -104,86 +76,50 @@ impl Patience {
         &self,
         attempt: impl Fn() -> F,
     ) -> Result<T, GivenUp> {
-        let mut tries: u32 = 0;
-        let mut rests: u32 = 0;
+        let mut retry = Retry::new(Policy::job(), &self.budget);
         loop {
             self.teller.go_on().map_err(GivenUp::All)?;
             let error = match attempt().await {
                 Ok(value) => {
-                    self.hear();
+                    self.heard();
                     return Ok(value);
                 }
                 Err(error) => error,
             };
-            let pause = match trouble(&error, tries) {
-                Trouble::Lasting => {
-                    self.hear();
+            let pause = match meaning(&error) {
+                Meaning::Upstream(source) => retry.pause(source, fastrand::f64()),
+                Meaning::Passing => retry.pause_after_other(fastrand::f64()),
+                Meaning::Lasting => {
+                    self.heard();
                     return Err(GivenUp::One(error));
                 }
-                Trouble::Store => return Err(GivenUp::All(full(&error))),
-                Trouble::Config => return Err(GivenUp::All(config(&error))),
-                Trouble::Passing(pause) => {
-                    tries += 1;
-                    pause
-                }
-                Trouble::Rest(pause) => {
-                    rests += u32::from(is_429(&error));
-                    pause
-                }
+                Meaning::End(end) => return Err(GivenUp::All(end)),
             };
-            if tries >= TRIES || rests >= TRIES_AT_429 {
-                return Err(GivenUp::One(error));
+            match pause {
+                Ok(pause) => self.wait(&error, pause).await.map_err(GivenUp::All)?,
+                Err(GiveUp::Attempts) => return Err(GivenUp::One(error)),
+                Err(GiveUp::Budget) => {
+                    return Err(GivenUp::All(away(&error, self.budget.silence())));
+                }
             }
-            self.bear(&error, pause).await?;
         }
     }
 
-    fn hear(&self) {
-        *self.heard.lock() = Heard {
-            last: Instant::now(),
-            ever: true,
-        };
+    fn heard(&self) {
+        self.budget.heard();
         self.told.store(false, Ordering::Relaxed);
     }
 
-    /// Upstream answered, be it that it can do nothing now: the pause that follows is no silence.
-    fn hear_of_trouble(&self, pause: Duration) {
-        let mut heard = self.heard.lock();
-        heard.last = heard.last.max(Instant::now() + pause);
-        heard.ever = true;
-    }
-
-    async fn bear(&self, error: &Error, pause: Duration) -> Result<(), GivenUp> {
-        let pause = pause.min(LONGEST_PAUSE);
-        if is_answer(error) {
-            self.hear_of_trouble(pause);
-        }
-        let (silent, most) = {
-            let heard = self.heard.lock();
-            let most = if heard.ever {
-                self.most
-            } else {
-                FIRST_PATIENCE.min(self.most)
-            };
-            (heard.last.elapsed(), most)
-        };
-        if silent > most {
-            return Err(GivenUp::All(away(error, silent)));
-        }
-        if pause > LOOK && !self.told.swap(true, Ordering::Relaxed) {
+    async fn wait(&self, error: &Error, pause: Duration) -> Result<(), JobError> {
+        if pause > REPORTED_PAUSE && !self.told.swap(true, Ordering::Relaxed) {
             let text = format!(
                 "upstream is in trouble, and is asked again in a moment: {}",
                 one_line(error)
             );
             self.teller.note(text);
         }
-        let until = Instant::now() + pause;
-        while Instant::now() < until {
-            self.teller.go_on().map_err(GivenUp::All)?;
-            let left = until.saturating_duration_since(Instant::now());
-            tokio::time::sleep(left.min(LOOK)).await;
-        }
-        Ok(())
+        let pause = tokio::time::sleep(pause);
+        self.teller.unless_cancelled(pause).await
     }
 }
 
@@ -205,32 +141,13 @@ fn full(error: &Error) -> JobError {
         .hint("what was fetched is kept; make room or look into the log, and run it again")
 }
 
-/// Whether upstream said it: it is there. So it is where it is left alone because it said so.
-fn is_answer(error: &Error) -> bool {
-    let is_status = |error: &upstream::Error| matches!(error.kind(), upstream::Kind::Status { .. });
-    let Error::Upstream { source, .. } = error else {
-        return false;
-    };
-    match source.kind() {
-        upstream::Kind::Breaker { last, .. } => last.as_ref().is_some_and(is_status),
-        _ => is_status(source),
-    }
-}
-
-fn is_429(error: &Error) -> bool {
-    let Error::Upstream { source, .. } = error else {
-        return false;
-    };
-    matches!(source.kind(), upstream::Kind::Status { code: 429, .. })
-}
-
-fn trouble(error: &Error, tries: u32) -> Trouble {
-    let grown = FIRST_PAUSE.saturating_mul(1 << tries.min(8));
-    // Not all in one moment.
-    let grown = grown.mul_f64(0.75 + fastrand::f64() / 2.0);
+fn meaning(error: &Error) -> Meaning<'_> {
     match error {
-        Error::Upstream { source, .. } => of_upstream(source, grown),
-        // A disk that stalls under load comes back; the write may even have gone well.
+        Error::Upstream { source, .. } => match source.kind() {
+            upstream::Kind::Config(_) => Meaning::End(config(error)),
+            _ => Meaning::Upstream(source),
+        },
+        // A disk that stalls under load comes back; the write may even have succeeded.
         Error::Store {
             source: store::Error::Wedged { .. },
             ..
@@ -238,7 +155,7 @@ fn trouble(error: &Error, tries: u32) -> Trouble {
         | Error::Follow { .. }
         | Error::Slow { .. }
         | Error::Busy { .. }
-        | Error::Lost { .. } => Trouble::Passing(grown),
+        | Error::Lost { .. } => Meaning::Passing,
         Error::UnknownCrate { .. }
         | Error::UnknownVersion { .. }
         | Error::NotHeld { .. }
@@ -251,29 +168,7 @@ fn trouble(error: &Error, tries: u32) -> Trouble {
         | Error::Store {
             source: store::Error::TooLarge { .. },
             ..
-        } => Trouble::Lasting,
-        Error::Store { .. } => Trouble::Store,
-    }
-}
-
-fn of_upstream(error: &upstream::Error, grown: Duration) -> Trouble {
-    match error.kind() {
-        upstream::Kind::Breaker { retry_after, .. } => {
-            // One of us is let through first, the others after it.
-            let spread = Duration::from_millis(fastrand::u64(50..250));
-            Trouble::Rest(*retry_after + spread)
-        }
-        upstream::Kind::Status {
-            code: 429,
-            retry_after,
-            ..
-        } => Trouble::Rest(retry_after.unwrap_or(grown)),
-        upstream::Kind::Config(_) => Trouble::Config,
-        upstream::Kind::Timeout { .. } => Trouble::Passing(grown),
-        _ => match retry::classify(error) {
-            Class::Soon => Trouble::Passing(grown),
-            Class::After(wait) => Trouble::Passing(wait.max(grown)),
-            Class::Never => Trouble::Lasting,
-        },
+        } => Meaning::Lasting,
+        Error::Store { .. } => Meaning::End(full(error)),
     }
 }
