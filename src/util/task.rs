@@ -113,7 +113,7 @@ mod tests {
         assert!(messages[1].contains("a defect"), "{messages:?}");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn futures_run_side_by_side_and_the_first_runs_alone() {
         let (running, most) = (Cell::new(0), Cell::new(0));
         let work = |number: u64| {
@@ -121,7 +121,7 @@ mod tests {
             async move {
                 running.set(running.get() + 1);
                 most.set(running.get().max(most.get()));
-                tokio::time::sleep(Duration::from_millis(250)).await;
+                tokio::time::sleep(Duration::from_millis(150)).await;
                 running.set(running.get() - 1);
                 number
             }
