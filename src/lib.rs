@@ -11,11 +11,12 @@
 //!
 //! | floor | room | owns |
 //! |---|---|---|
-//! | 7 | `main.rs` | arguments in, exit code out |
-//! | 6 | [`cli`] | commands; putting the rooms together; the only room that prints |
-//! | 5 | [`config`] | flags > environment > file > defaults; writes each key into the `Options` of its owner |
-//! | 4 | [`http`] | hides actix: the listener, the routes, ready answers, errors as statuses |
-//! | 4 | [`admin`] | the socket by which commands reach the server that has the store |
+//! | 8 | `main.rs` | arguments in, exit code out |
+//! | 7 | [`cli`] | commands; putting the rooms together; the only room that prints |
+//! | 6 | [`config`] | flags > environment > file > defaults; writes each key into the `Options` of its owner |
+//! | 5 | [`http`] | hides actix: the listener, the routes, ready answers, errors as statuses |
+//! | 5 | [`admin`] | the socket by which commands reach the server that has the store |
+//! | 4 | [`status`] | what the server says about itself: the traffic history |
 //! | 3 | [`mirror`] | the jobs: an index entry or a crate on demand, once for all who wait; clock, loops |
 //! | 2 | [`store`] | hides sled and zstd: records, value files, journal, commit, rebuild |
 //! | 2 | [`upstream`] | hides reqwest: requests to the registry, retries, breaker, address rules |
@@ -143,6 +144,7 @@ pub mod metrics;
 pub mod mirror;
 pub mod policy;
 pub mod registry;
+pub mod status;
 pub mod store;
 pub mod upstream;
 pub mod util;

@@ -13,11 +13,12 @@ use std::{
 /// Rooms by floor: an import may only go to a lower floor. Rooms of one floor do not know one
 /// another.
 const FLOORS: &[(&str, u8)] = &[
-    ("main", 7),
-    ("cli", 6),
-    ("config", 5),
-    ("http", 4),
-    ("admin", 4),
+    ("main", 8),
+    ("cli", 7),
+    ("config", 6),
+    ("http", 5),
+    ("admin", 5),
+    ("status", 4),
     ("mirror", 3),
     ("store", 2),
     ("upstream", 2),

@@ -26,6 +26,7 @@ use crate::{
         self, Mirror,
         jobs::{Asker, ENDED, Event, Fault, Files, JobError, Kind, Outbox, Report, Request},
     },
+    status::Status,
     store,
     util::format,
 };
@@ -327,6 +328,8 @@ fn run_here(
     };
     let mirror = open::mirror(config, options(config, request.kind()))
         .map_err(|error| closed(error, &config.admin_socket()))?;
+    // What it fetches is in the traffic history.
+    let _recording = Status::new(&mirror);
     if makes_one {
         let text = format!("made a new store at `{}`", config.store.dir.display());
         screen.show(&Event::Note { text })?;

@@ -29,6 +29,7 @@ use crate::{
     http::{Server, listen},
     mirror::Mirror,
     registry::client::client_config,
+    status::Status,
 };
 
 /// How long jobs may take to end once no client waits any more: what they fetched is lost
@@ -147,7 +148,8 @@ fn answer(
         ..config.listen.clone()
     };
     let is_handed = !start.sockets.is_empty();
-    let server = Server::bind(config.http.clone(), listen, start.sockets, mirror.clone());
+    let status = Status::new(mirror);
+    let server = Server::bind(config.http.clone(), listen, start.sockets, status);
     let server = server.map_err(Error::Listen)?;
     let addresses = server.addresses();
     if is_handed {

@@ -37,7 +37,7 @@ use self::{
     cache::ReadyCache,
     front::FrontFactory,
 };
-use crate::mirror::Mirror;
+use crate::{mirror::Mirror, status::Status};
 
 /// Keeps the server library quiet in the log, in the words of a tracing filter. It reports its
 /// own starting and stopping as news, and each malformed request of a stranger as an error. A
@@ -82,6 +82,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) mirror: Mirror,
+    pub(crate) status: Status,
     pub(crate) cache: ReadyCache,
     pub(crate) bases: LiveBases,
     pub(crate) listen: Arc<listen::Stats>,
@@ -163,10 +164,11 @@ impl Server {
         options: Options,
         listen: listen::Options,
         sockets: Vec<TcpListener>,
-        mirror: Mirror,
+        status: Status,
     ) -> Result<Server, listen::Error> {
         let state = State {
-            mirror,
+            mirror: status.mirror().clone(),
+            status,
             cache: ReadyCache::new(options.hot_cache_bytes),
             bases: LiveBases::new(Bases {
                 public_url: options.public_url,

@@ -1,30 +1,79 @@
 //! What went in and out since the start, as a few sums: for whoever keeps its history.
 
+use serde::{Deserialize, Serialize};
+
 use super::{CacheResult, Endpoint, Kind, Metrics, Outcome};
 
-/// Sums since the start. They only grow; a restart begins at zero again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Traffic {
+/// Declares the numbers of [`Traffic`] once: whatever works on all of them goes through [`Traffic::zip`].
+macro_rules! traffic {
+    ($($(#[$doc:meta])* $field:ident,)+) => {
+        /// Sums since the start, or of some time. Those since the start only grow; a restart begins
+        /// at zero again.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct Traffic {
+            $($(#[$doc])* pub $field: u64,)+
+        }
+
+        impl Traffic {
+            /// What `combine` makes of each number of `self` and the same one of `other`.
+            #[must_use]
+            pub fn zip(self, other: Traffic, combine: impl Fn(u64, u64) -> u64) -> Traffic {
+                Traffic {
+                    $($field: combine(self.$field, other.$field),)+
+                }
+            }
+        }
+    };
+}
+
+traffic! {
     /// Index entries served from memory or the store, fresh or confirmed by upstream.
-    pub index_hits: u64,
+    index_hits,
     /// Index entries that upstream had to send, or did not have.
-    pub index_misses: u64,
+    index_misses,
     /// Index entries served too old, because upstream could not be asked.
-    pub index_stale: u64,
+    index_stale,
     /// Crate files served from memory or the store.
-    pub crate_hits: u64,
+    crate_hits,
     /// Crate files that upstream had to send, or that were not to be had.
-    pub crate_misses: u64,
+    crate_misses,
     /// Bytes of bodies of index, config, download and git answers to clients.
-    pub served_bytes: u64,
+    served_bytes,
     /// Bytes received from upstream, unpacked where they came compressed.
-    pub fetched_bytes: u64,
+    fetched_bytes,
     /// Of the served bytes those for which upstream sent nothing.
-    pub saved_bytes: u64,
+    saved_bytes,
     /// Requests to upstream that failed.
-    pub upstream_failures: u64,
+    upstream_failures,
     /// Index entries and crate files that could not be answered: 5xx.
-    pub failed: u64,
+    failed,
+}
+
+impl Traffic {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, more: Traffic) -> Traffic {
+        self.zip(more, u64::saturating_add)
+    }
+
+    /// Requests that were answered from here, but not past their time.
+    pub fn hits(&self) -> u64 {
+        self.index_hits.saturating_add(self.crate_hits)
+    }
+
+    /// Requests for which upstream was asked.
+    pub fn misses(&self) -> u64 {
+        self.index_misses.saturating_add(self.crate_misses)
+    }
+
+    /// All requests, those that failed among them.
+    pub fn requests(&self) -> u64 {
+        let answered = self.hits().saturating_add(self.misses());
+        answered
+            .saturating_add(self.index_stale)
+            .saturating_add(self.failed)
+    }
 }
 
 /// What clients of the registry are served by.

@@ -16,7 +16,6 @@ mod error;
 mod fetch;
 mod follow;
 mod generations;
-pub mod history;
 mod index;
 pub mod jobs;
 mod live;
@@ -163,7 +162,8 @@ struct Inner {
     /// Who fetches what, where it is recorded.
     uses: upkeep::Uses,
     jobs: jobs::Registry,
-    history: history::History,
+    /// What is done each minute and at the end, for those above.
+    each_minute: EachMinute,
     notables: overview::Notables,
     /// `None`: the git index is switched off.
     generations: Option<Arc<Generations>>,
@@ -172,6 +172,25 @@ struct Inner {
     /// `None`: the index is asked for entry by entry.
     follow: Option<Arc<follow::Follow>>,
     tasks: parking_lot::RwLock<Tasks>,
+}
+
+/// See [`Mirror::each_minute`].
+#[derive(Default)]
+struct EachMinute(parking_lot::Mutex<Vec<Arc<dyn Fn() + Send + Sync>>>);
+
+impl EachMinute {
+    fn run(&self) {
+        let all = self.0.lock().clone();
+        all.iter().for_each(|work| work());
+    }
+}
+
+impl std::fmt::Debug for EachMinute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("EachMinute")
+            .field(&self.0.lock().len())
+            .finish()
+    }
 }
 
 /// The state of the mirror, for the status page.
@@ -226,7 +245,6 @@ impl Mirror {
         let tasks = Tasks::start()?;
         let follow = follow::Follow::open(&options.follow, &upstream, tasks.stop_flag())?;
         let uses = upkeep::Uses::new(options.upkeep.keep_uses_for);
-        let history = history::History::load(&store);
         let notables = overview::Notables::load(&store);
         let mirror = Mirror {
             inner: Arc::new(Inner {
@@ -246,7 +264,7 @@ impl Mirror {
                 activities: Activities::default(),
                 stale: Stale::default(),
                 jobs: jobs::Registry::default(),
-                history,
+                each_minute: EachMinute::default(),
                 notables,
                 generations,
                 views,
@@ -357,8 +375,8 @@ impl Mirror {
         tasks.every(FLUSH_PERIOD, move || {
             if let Some(inner) = inner.upgrade() {
                 inner.write_uses();
-                inner.write_history();
                 inner.note_notable();
+                inner.each_minute.run();
                 inner.store.rest_story();
             }
         });
@@ -468,8 +486,24 @@ impl Mirror {
     }
 
     /// The counters and histograms of this process.
-    pub fn metrics(&self) -> &Metrics {
+    pub fn metrics(&self) -> &Arc<Metrics> {
         &self.inner.metrics
+    }
+
+    /// The store that it serves from.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The clock that it goes by.
+    pub fn clock(&self) -> Clock {
+        self.inner.clock
+    }
+
+    /// Has `work` done each minute, and at the end before the store is closed, on a thread that may
+    /// block. It must not hold this mirror, which would then never be dropped.
+    pub fn each_minute(&self, work: impl Fn() + Send + Sync + 'static) {
+        self.inner.each_minute.0.lock().push(Arc::new(work));
     }
 
     fn is_busy(&self) -> bool {
@@ -545,8 +579,8 @@ impl Mirror {
             .write()
             .shut_down(left.max(LAST_WRITE_GRACE));
         self.inner.write_uses();
-        self.inner.write_history();
         self.inner.note_notable();
+        self.inner.each_minute.run();
         let store = self.inner.store.clone();
         store
             .close()

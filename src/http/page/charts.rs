@@ -10,10 +10,8 @@
 
 use std::fmt::Write as _;
 
-use super::{
-    model::{Point, Traffic},
-    text,
-};
+use super::text;
+use crate::status::{Point, Range, TrafficSeries};
 
 /// The columns that a chart has at most; more would be thinner than a pixel on a phone.
 const MAX_COLUMNS: usize = 120;
@@ -88,7 +86,7 @@ struct Column {
 }
 
 /// The same in fewer and longer steps, where there are too many for a chart.
-pub(super) fn thinned(traffic: &Traffic) -> (u64, Vec<Point>) {
+pub(super) fn thinned(traffic: &TrafficSeries) -> (u64, Vec<Point>) {
     let step = traffic.step_seconds.max(1);
     let fits = |candidate: &u64| {
         let each = candidate / step;
@@ -104,72 +102,31 @@ pub(super) fn thinned(traffic: &Traffic) -> (u64, Vec<Point>) {
     let columns = traffic
         .points
         .chunk_by(|one, next| one.at_seconds / wide == next.at_seconds / wide);
-    (wide, columns.map(sum).collect())
+    (wide, columns.map(Point::sum).collect())
 }
 
 fn usize_of(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// The sum of points, which begins when the first does.
-fn sum(points: &[Point]) -> Point {
-    let begin = Point {
-        at_seconds: points.first().map_or(0, |first| first.at_seconds),
-        ..Point::default()
-    };
-    points.iter().fold(begin, |sum, point| Point {
-        at_seconds: sum.at_seconds,
-        index_hits: sum.index_hits.saturating_add(point.index_hits),
-        index_misses: sum.index_misses.saturating_add(point.index_misses),
-        index_stale: sum.index_stale.saturating_add(point.index_stale),
-        crate_hits: sum.crate_hits.saturating_add(point.crate_hits),
-        crate_misses: sum.crate_misses.saturating_add(point.crate_misses),
-        served_bytes: sum.served_bytes.saturating_add(point.served_bytes),
-        fetched_bytes: sum.fetched_bytes.saturating_add(point.fetched_bytes),
-        saved_bytes: sum.saved_bytes.saturating_add(point.saved_bytes),
-        upstream_failures: sum
-            .upstream_failures
-            .saturating_add(point.upstream_failures),
-        failed: sum.failed.saturating_add(point.failed),
-    })
-}
-
-/// Requests that were answered from here, but not past their time.
-pub(super) fn hits(point: &Point) -> u64 {
-    point.index_hits.saturating_add(point.crate_hits)
-}
-
-/// Requests for which upstream was asked.
-pub(super) fn misses(point: &Point) -> u64 {
-    point.index_misses.saturating_add(point.crate_misses)
-}
-
-/// All requests, those that failed among them.
-pub(super) fn requests(point: &Point) -> u64 {
-    hits(point)
-        .saturating_add(misses(point))
-        .saturating_add(point.index_stale)
-        .saturating_add(point.failed)
-}
-
 /// Answers from here and from upstream.
-pub(super) fn of_requests(range: &str, points: &[Point]) -> Chart {
+pub(super) fn of_requests(range: Range, points: &[Point]) -> Chart {
     let columns: Vec<Column> = points
         .iter()
         .map(|point| Column {
-            above: hits(point),
-            over: point.index_stale,
-            failed: point.failed,
-            below: misses(point),
+            above: point.sums.hits(),
+            over: point.sums.index_stale,
+            failed: point.sums.failed,
+            below: point.sums.misses(),
         })
         .collect();
-    let total = sum(points);
+    let total = Point::sum(points).sums;
     let stale = total.index_stale > 0;
     let described = format!(
         "{} were answered from here, {} of them past their time, {} by asking upstream, and {} failed.",
-        text::counted(hits(&total).saturating_add(total.index_stale), "request"),
+        text::counted(total.hits().saturating_add(total.index_stale), "request"),
         text::count(total.index_stale),
-        text::count(misses(&total)),
+        text::count(total.misses()),
         text::count(total.failed),
     );
     Chart {
@@ -185,17 +142,17 @@ pub(super) fn of_requests(range: &str, points: &[Point]) -> Chart {
 }
 
 /// Bytes that were saved, and those that were fetched.
-pub(super) fn of_bytes(range: &str, points: &[Point]) -> Chart {
+pub(super) fn of_bytes(range: Range, points: &[Point]) -> Chart {
     let columns: Vec<Column> = points
         .iter()
         .map(|point| Column {
-            above: point.saved_bytes,
+            above: point.sums.saved_bytes,
             over: 0,
             failed: 0,
-            below: point.fetched_bytes,
+            below: point.sums.fetched_bytes,
         })
         .collect();
-    let total = sum(points);
+    let total = Point::sum(points).sums;
     Chart {
         id: "bytes",
         title: "Bytes",
@@ -231,7 +188,7 @@ fn round_row(above: u64, below: u64) -> u64 {
 }
 
 /// The geometry of a chart and its labels.
-fn drawn(range: &str, columns: &[Column], label: impl Fn(u64) -> String) -> Chart {
+fn drawn(range: Range, columns: &[Column], label: impl Fn(u64) -> String) -> Chart {
     let most = |of: fn(&Column) -> u64| columns.iter().map(of).max().unwrap_or(0);
     let above = most(|column| {
         let well = column.above.saturating_add(column.over);
@@ -319,19 +276,19 @@ fn bar(path: &mut String, x: f64, y: f64, height: f64) {
 }
 
 /// The labels of a range, evenly spread.
-fn times(range: &str) -> Vec<String> {
+fn times(range: Range) -> Vec<String> {
     let labels: &[&str] = match range {
-        "week" => &["7 days ago", "6", "5", "4", "3", "2", "1", "now"],
-        "month" => &["30 days ago", "20 days", "10 days", "now"],
-        "year" => &["12 months ago", "9", "6", "3", "now"],
-        _ => &["24 h ago", "18 h", "12 h", "6 h", "now"],
+        Range::Week => &["7 days ago", "6", "5", "4", "3", "2", "1", "now"],
+        Range::Month => &["30 days ago", "20 days", "10 days", "now"],
+        Range::Year => &["12 months ago", "9", "6", "3", "now"],
+        Range::Day => &["24 h ago", "18 h", "12 h", "6 h", "now"],
     };
     labels.iter().map(ToString::to_string).collect()
 }
 
 /// How many of the first steps are left out: those from before anything was recorded, where they
 /// are many. A mirror of this morning has no sliver at the edge of an empty day.
-pub(super) fn unrecorded(traffic: &Traffic) -> usize {
+pub(super) fn unrecorded(traffic: &TrafficSeries) -> usize {
     let is_before = |point: &&Point| {
         point.at_seconds.saturating_add(traffic.step_seconds) <= traffic.since_seconds
     };
@@ -349,24 +306,34 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::metrics::Traffic;
 
-    fn traffic(step_seconds: u64, points: usize) -> Traffic {
-        Traffic {
+    fn point_of(sums: Traffic) -> Point {
+        Point {
+            at_seconds: 0,
+            sums,
+        }
+    }
+
+    fn traffic(step_seconds: u64, points: usize) -> TrafficSeries {
+        TrafficSeries {
             step_seconds,
             points: (0..points as u64)
                 .map(|at| Point {
                     at_seconds: (at + 1) * step_seconds,
-                    index_hits: 1,
-                    ..Point::default()
+                    sums: Traffic {
+                        index_hits: 1,
+                        ..Traffic::default()
+                    },
                 })
                 .collect(),
-            ..Traffic::default()
+            ..TrafficSeries::default()
         }
     }
 
     #[test]
     fn a_chart_begins_when_recording_did() {
-        let recorded_since = |step: u64| Traffic {
+        let recorded_since = |step: u64| TrafficSeries {
             since_seconds: step * 300,
             ..traffic(300, 288)
         };
@@ -378,7 +345,7 @@ mod tests {
         );
         assert_eq!(unrecorded(&recorded_since(200)), 199);
         assert_eq!(unrecorded(&recorded_since(288)), 264, "two hours at least");
-        assert_eq!(unrecorded(&Traffic::default()), 0);
+        assert_eq!(unrecorded(&TrafficSeries::default()), 0);
     }
 
     #[test]
@@ -386,7 +353,8 @@ mod tests {
         let check = |step: u64, points: usize, wide: u64, columns: usize| {
             let (step, thinned) = thinned(&traffic(step, points));
             assert_eq!((step, thinned.len()), (wide, columns));
-            assert_eq!(sum(&thinned).index_hits, points as u64, "nothing is lost");
+            let hits = Point::sum(&thinned).sums.index_hits;
+            assert_eq!(hits, points as u64, "nothing is lost");
         };
         check(300, 288, 900, 97);
         check(3600, 168, 7200, 85);
@@ -412,17 +380,17 @@ mod tests {
     #[test]
     fn what_is_from_here_stands_and_what_is_from_upstream_hangs() {
         let points = [
-            Point {
+            point_of(Traffic {
                 crate_hits: 2,
                 index_stale: 1,
-                ..Point::default()
-            },
-            Point {
+                ..Traffic::default()
+            }),
+            point_of(Traffic {
                 crate_misses: 1,
-                ..Point::default()
-            },
+                ..Traffic::default()
+            }),
         ];
-        let chart = of_requests("day", &points);
+        let chart = of_requests(Range::Day, &points);
         assert_eq!(chart.ticks, ["3", "2", "1", "0", "1"]);
         assert_eq!(chart.above_path, "M1.25 150.0h7.5V50.0h-7.5z");
         assert_eq!(chart.over_path, "M1.25 50.0h7.5V0.0h-7.5z");
@@ -432,13 +400,13 @@ mod tests {
 
     #[test]
     fn what_failed_stands_over_all_and_counts_as_a_request() {
-        let point = Point {
+        let point = point_of(Traffic {
             index_stale: 1,
             failed: 3,
-            ..Point::default()
-        };
-        let chart = of_requests("day", &[point]);
-        assert_eq!(requests(&point), 4);
+            ..Traffic::default()
+        });
+        let chart = of_requests(Range::Day, &[point]);
+        assert_eq!(point.sums.requests(), 4);
         assert_eq!(chart.over_path, "M1.25 200.0h7.5V150.0h-7.5z");
         assert_eq!(chart.failed_path, "M1.25 150.0h7.5V0.0h-7.5z");
         assert_eq!(chart.failed, "failed");
@@ -446,16 +414,18 @@ mod tests {
 
     #[test]
     fn what_hangs_by_little_gets_no_row() {
-        let point = |hits, misses| Point {
-            crate_hits: hits,
-            crate_misses: misses,
-            ..Point::default()
+        let point = |crate_hits, crate_misses| {
+            point_of(Traffic {
+                crate_hits,
+                crate_misses,
+                ..Traffic::default()
+            })
         };
-        let shallow = of_requests("day", &[point(100, 3)]);
+        let shallow = of_requests(Range::Day, &[point(100, 3)]);
         assert_eq!(shallow.ticks, ["100", "50", "0"]);
         assert_eq!((shallow.shallow, shallow.lines.len()), (2, 3));
         assert_eq!(shallow.below_path, "M1.25 181.8h7.5V187.3h-7.5z");
-        let deep = of_requests("day", &[point(100, 11)]);
+        let deep = of_requests(Range::Day, &[point(100, 11)]);
         assert_eq!(deep.ticks, ["100", "50", "0", "50"]);
         assert_eq!(deep.shallow, 0);
     }
@@ -463,7 +433,10 @@ mod tests {
     #[test]
     fn nothing_is_an_empty_chart() {
         for points in [&[][..], &[Point::default(); 5][..]] {
-            for chart in [of_requests("week", points), of_bytes("odd", points)] {
+            for chart in [
+                of_requests(Range::Week, points),
+                of_bytes(Range::Year, points),
+            ] {
                 let paths = [
                     &chart.above_path,
                     &chart.over_path,
@@ -492,14 +465,16 @@ mod tests {
 
     fn point() -> impl Strategy<Value = Point> {
         (amount(), amount(), amount(), amount(), amount()).prop_map(
-            |(hits, misses, stale, saved, fetched)| Point {
-                crate_hits: hits,
-                failed: saved / 2,
-                index_misses: misses,
-                index_stale: stale,
-                saved_bytes: saved,
-                fetched_bytes: fetched,
-                ..Point::default()
+            |(crate_hits, index_misses, index_stale, saved_bytes, fetched_bytes)| {
+                point_of(Traffic {
+                    crate_hits,
+                    failed: saved_bytes / 2,
+                    index_misses,
+                    index_stale,
+                    saved_bytes,
+                    fetched_bytes,
+                    ..Traffic::default()
+                })
             },
         )
     }
@@ -507,7 +482,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_bar_is_inside_the_picture(points in prop::collection::vec(point(), 0..130)) {
-            for chart in [of_requests("day", &points), of_bytes("day", &points)] {
+            for chart in [of_requests(Range::Day, &points), of_bytes(Range::Day, &points)] {
                 let width = chart.width as f64;
                 for path in [&chart.above_path, &chart.over_path, &chart.failed_path, &chart.below_path] {
                     for bar in numbers(path).chunks(5) {

@@ -6,16 +6,15 @@ use actix_web::web::Bytes;
 
 use super::{
     attention, facts,
-    model::{CratePage, FoundCrate, Overview, Point, SearchPage, Traffic, VersionFacts},
+    model::{CratePage, FoundCrate, Overview, SearchPage, VersionFacts},
     reads::{ReadError, Reads},
 };
-pub(crate) use crate::mirror::history::Range;
 use crate::{
     http::State,
-    metrics,
-    mirror::{self, Status, history::Recorded, overview},
+    mirror::{self, Status, overview},
     policy::freshness::Mode,
     registry::CrateName,
+    status::{Range, TrafficSeries},
     util::format::{is_hidden, seconds},
 };
 
@@ -93,11 +92,10 @@ pub(super) async fn overview(state: &State, base: &str, range: Range) -> Option<
     let gather = move || Arc::new(mirror.overview());
     let gathered = state.gathered.overview.get("", FRESH_FOR, gather).await;
     let gathered = gathered.ok()?;
-    let recorded = state.mirror.traffic(range);
-    Some(page_of(&gathered, base, traffic(&recorded, range)))
+    Some(page_of(&gathered, base, state.status.traffic(range)))
 }
 
-fn page_of(gathered: &overview::Overview, base: &str, traffic: Traffic) -> Overview {
+fn page_of(gathered: &overview::Overview, base: &str, traffic: TrafficSeries) -> Overview {
     let status = &gathered.status;
     let attention = attention::attention(gathered);
     Overview {
@@ -114,35 +112,6 @@ fn page_of(gathered: &overview::Overview, base: &str, traffic: Traffic) -> Overv
         jobs: gathered.running.iter().map(facts::job).collect(),
         last_jobs: gathered.recorded.last.iter().map(facts::last_job).collect(),
         clients: facts::clients(status, base),
-    }
-}
-
-fn traffic(recorded: &Recorded, range: Range) -> Traffic {
-    Traffic {
-        range: range.as_str().to_owned(),
-        step_seconds: range.step_seconds(),
-        points: recorded.points.iter().map(point).collect(),
-        total: Point {
-            at_seconds: recorded.points.first().map_or(0, |(start, _)| *start),
-            ..point(&(0, recorded.total))
-        },
-        since_seconds: recorded.since,
-    }
-}
-
-fn point((start, traffic): &(u64, metrics::Traffic)) -> Point {
-    Point {
-        at_seconds: *start,
-        index_hits: traffic.index_hits,
-        index_misses: traffic.index_misses,
-        index_stale: traffic.index_stale,
-        crate_hits: traffic.crate_hits,
-        crate_misses: traffic.crate_misses,
-        served_bytes: traffic.served_bytes,
-        fetched_bytes: traffic.fetched_bytes,
-        saved_bytes: traffic.saved_bytes,
-        upstream_failures: traffic.upstream_failures,
-        failed: traffic.failed,
     }
 }
 

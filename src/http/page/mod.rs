@@ -23,7 +23,7 @@ use actix_web::{
 
 pub(crate) use self::assets::file;
 use self::{
-    gather::{Looked, Range},
+    gather::Looked,
     render::{CratesPage, OneCratePage, OverviewPage, ProblemPage, answer},
     twin::{
         BROKEN, COME_AGAIN_SECONDS, MAX_QUERY_BYTES, OverviewQuery, SearchQuery, TOO_MANY,
@@ -31,7 +31,7 @@ use self::{
     },
 };
 use super::{State, path_of, reply};
-use crate::{mirror, registry::CrateName};
+use crate::{mirror, registry::CrateName, status::Range};
 
 /// `GET /`: how the mirror fares.
 pub(crate) async fn overview(

@@ -5,6 +5,8 @@
 
 use serde::Serialize;
 
+use crate::status::TrafficSeries;
+
 /// How something fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -38,7 +40,7 @@ pub(crate) struct Overview {
     /// The git index; absent: it is switched off.
     pub(crate) git: Option<GitFacts>,
     /// What went through.
-    pub(crate) traffic: Traffic,
+    pub(crate) traffic: TrafficSeries,
     /// What happened of late, the newest first.
     pub(crate) events: Vec<EventFacts>,
     /// Jobs that run now, the oldest first.
@@ -173,49 +175,6 @@ pub(crate) struct GitFacts {
     pub(crate) staged: u64,
     /// Why the last cut failed.
     pub(crate) failing: Option<String>,
-}
-
-/// What went through in some time, in equal steps.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(crate) struct Traffic {
-    /// Which: `day`, `week`, `month` or `year`.
-    pub(crate) range: String,
-    /// The length of a step.
-    pub(crate) step_seconds: u64,
-    /// The steps, the oldest first and the last one under way; none is left out. They begin at
-    /// whole multiples of the step since 1970, days at midnight in UTC.
-    pub(crate) points: Vec<Point>,
-    /// The sum of the points; its time is that of the first.
-    pub(crate) total: Point,
-    /// Since when it is recorded.
-    pub(crate) since_seconds: u64,
-}
-
-/// What went through in one step.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Point {
-    /// When it begins.
-    pub(crate) at_seconds: u64,
-    /// Index entries answered from here.
-    pub(crate) index_hits: u64,
-    /// Index entries that upstream had to be asked for.
-    pub(crate) index_misses: u64,
-    /// Index entries that were served past their time.
-    pub(crate) index_stale: u64,
-    /// Crate files answered from here.
-    pub(crate) crate_hits: u64,
-    /// Crate files that were fetched.
-    pub(crate) crate_misses: u64,
-    /// Bytes that clients got.
-    pub(crate) served_bytes: u64,
-    /// Bytes that came from upstream.
-    pub(crate) fetched_bytes: u64,
-    /// Of the bytes that clients got, those that upstream was not asked for.
-    pub(crate) saved_bytes: u64,
-    /// Requests to upstream that failed.
-    pub(crate) upstream_failures: u64,
-    /// Index entries and crate files that could not be answered: 5xx.
-    pub(crate) failed: u64,
 }
 
 /// Something that happened.

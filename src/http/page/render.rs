@@ -9,24 +9,19 @@ use askama::Template;
 
 use super::{
     assets, charts,
-    model::{CratePage, Level, Overview, Point, SearchPage},
+    model::{CratePage, Level, Overview, SearchPage},
     text,
 };
-use crate::http::reply;
+use crate::{
+    http::reply,
+    status::{Point, Range},
+};
 
 /// Nothing on a page comes from elsewhere, nothing in it is run or styled that is not a file of
 /// ours, and forms lead nowhere else.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; \
      frame-ancestors 'none'";
-
-/// The ranges of the charts: their word in links, and their name.
-const RANGES: [(&str, &str); 4] = [
-    ("day", "Day"),
-    ("week", "Week"),
-    ("month", "Month"),
-    ("year", "Year"),
-];
 
 /// The events that are seen at once; older ones unfold.
 const SHOWN_EVENTS: usize = 12;
@@ -78,7 +73,7 @@ pub(super) struct OverviewPage {
     needs_somebody: bool,
     /// Whether nobody has used this mirror yet: then how it is used stands above all else.
     is_new: bool,
-    ranges: [(&'static str, &'static str); 4],
+    ranges: [Range; 4],
     charts: [charts::Chart; 2],
     /// The length of a column.
     step_seconds: u64,
@@ -94,7 +89,7 @@ impl OverviewPage {
         let began = charts::unrecorded(&shown);
         shown.points.drain(..began);
         let (step_seconds, points) = charts::thinned(&shown);
-        let range = is.traffic.range.as_str();
+        let range = is.traffic.range;
         let mut charts = [
             charts::of_requests(range, &points),
             charts::of_bytes(range, &points),
@@ -108,22 +103,23 @@ impl OverviewPage {
         }
         let rows = points.iter().rev().map(|point| Row {
             at: point.at_seconds,
-            hits: charts::hits(point),
-            stale: point.index_stale,
-            misses: charts::misses(point),
+            hits: point.sums.hits(),
+            stale: point.sums.index_stale,
+            misses: point.sums.misses(),
             point: *point,
         });
+        let total = is.traffic.total.sums;
         OverviewPage {
             frame: Frame::new(root),
             now: is.now_seconds,
             needs_somebody: is.attention.iter().any(|one| one.level > Level::Good),
-            is_new: is.held.names == 0 && charts::requests(&is.traffic.total) == 0,
-            ranges: RANGES,
+            is_new: is.held.names == 0 && total.requests() == 0,
+            ranges: Range::ALL,
             charts,
             step_seconds,
             rows: rows.collect(),
-            hits: charts::hits(&is.traffic.total).saturating_add(is.traffic.total.index_stale),
-            requests: charts::requests(&is.traffic.total),
+            hits: total.hits().saturating_add(total.index_stale),
+            requests: total.requests(),
             is,
         }
     }

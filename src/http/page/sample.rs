@@ -2,10 +2,14 @@
 
 use super::model::{
     Attention, ClientWay, Clients, CratePage, EventFacts, FollowFacts, FoundCrate, GitFacts,
-    HeldFacts, HostFacts, JobFacts, LastJobFacts, Level, Overview, Point, SearchPage, Traffic,
-    UpstreamFacts, Verdict, VersionFacts,
+    HeldFacts, HostFacts, JobFacts, LastJobFacts, Level, Overview, SearchPage, UpstreamFacts,
+    Verdict, VersionFacts,
 };
-use crate::registry::client::{client_config, git_client_config, view_base};
+use crate::{
+    metrics::Traffic,
+    registry::client::{client_config, git_client_config, view_base},
+    status::{Point, Range, TrafficSeries},
+};
 
 /// A Monday in November.
 pub(super) const NOW: u64 = 1_795_395_861;
@@ -42,7 +46,7 @@ pub(super) fn empty() -> Overview {
             state: "no-base".into(),
             ..GitFacts::default()
         }),
-        traffic: traffic(|_| Point::default()),
+        traffic: traffic(|_| Traffic::default()),
         clients: clients(),
         ..Overview::default()
     }
@@ -157,7 +161,7 @@ pub(super) fn trouble() -> Overview {
     page.upstream.oldest_stale_seconds = Some(3 * 3600 + 120);
     page.held.free_bytes = 0;
     page.held.writable = false;
-    page.traffic = traffic(|step| Point {
+    page.traffic = traffic(|step| Traffic {
         index_stale: if step > 250 { 40 + step % 7 * 9 } else { 0 },
         index_misses: if step > 250 { 0 } else { step % 5 * 8 },
         upstream_failures: u64::from(step > 250) * 3,
@@ -262,44 +266,31 @@ fn host(level: Level, text: &str) -> HostFacts {
     }
 }
 
-fn traffic(point: impl Fn(u64) -> Point) -> Traffic {
+fn traffic(sums: impl Fn(u64) -> Traffic) -> TrafficSeries {
     let points: Vec<Point> = (0..288_u64)
         .map(|step| Point {
             at_seconds: NOW / 300 * 300 - (287 - step) * 300,
-            ..point(step)
+            sums: sums(step),
         })
         .collect();
-    let total = |of: fn(&Point) -> u64| points.iter().map(of).sum();
-    Traffic {
-        range: "day".into(),
+    TrafficSeries {
+        range: Range::Day,
         step_seconds: 300,
-        total: Point {
-            at_seconds: NOW - 86_400,
-            index_hits: total(|point| point.index_hits),
-            index_misses: total(|point| point.index_misses),
-            index_stale: total(|point| point.index_stale),
-            crate_hits: total(|point| point.crate_hits),
-            crate_misses: total(|point| point.crate_misses),
-            served_bytes: total(|point| point.served_bytes),
-            fetched_bytes: total(|point| point.fetched_bytes),
-            saved_bytes: total(|point| point.saved_bytes),
-            upstream_failures: total(|point| point.upstream_failures),
-            failed: total(|point| point.failed),
-        },
+        total: Point::sum(&points),
         points,
         since_seconds: NOW - 12 * 86_400,
     }
 }
 
 /// Quiet at night, two humps by day, and a build server every hour.
-fn workday(step: u64) -> Point {
+fn workday(step: u64) -> Traffic {
     let of_day = (step + 15) % 288;
     let hump = |middle: u64, width: u64| width.saturating_sub(of_day.abs_diff(middle)) * 9;
     let hourly = u64::from(of_day.is_multiple_of(12)) * 260;
     let noise = step * 7919 % 41;
     let hits = hump(120, 40) + hump(190, 44) + hourly + noise;
     let misses = hits / 23 + u64::from(step % 71 == 5) * 90;
-    Point {
+    Traffic {
         index_hits: hits * 2 / 3,
         index_misses: misses,
         crate_hits: hits / 3,
@@ -307,7 +298,7 @@ fn workday(step: u64) -> Point {
         served_bytes: hits * 41_000 + misses * 60_000,
         saved_bytes: hits * 41_000,
         fetched_bytes: misses * 60_000,
-        ..Point::default()
+        ..Traffic::default()
     }
 }
 

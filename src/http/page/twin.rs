@@ -7,11 +7,12 @@ use actix_web::{
 };
 use serde::Serialize;
 
-use super::gather::{self, Looked, Range};
+use super::gather::{self, Looked};
 use crate::{
     http::{State, reply},
     mirror,
     registry::CrateName,
+    status::Range,
 };
 
 /// The longest query that is looked for, in bytes: no name is longer than 64.
