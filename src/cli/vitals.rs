@@ -126,7 +126,7 @@ impl Probe {
     fn start(mirror: &Mirror) -> Probe {
         let (asked, judged) = (mirror.clone(), mirror.clone());
         let look = move || asked.look().map_err(|error| one_line(&error));
-        Probe::of(look, move || verdict(&judged.status(0)))
+        Probe::of(look, move || verdict(&judged.status()))
     }
 
     /// Judges once at once.

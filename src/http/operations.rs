@@ -13,7 +13,7 @@ use crate::{
     metrics::{Arrival, Content, Gauges, Host, HostGauges, JobGauges, JournalEvent, ServingMode},
     mirror::{Status, jobs::Running},
     policy::freshness::Mode,
-    store::{EventCounts, Totals},
+    store::{EventLog, LogKind, Totals},
     upstream::{BreakerState, HostHealth},
 };
 
@@ -37,7 +37,7 @@ pub(crate) async fn metrics(state: web::Data<State>) -> HttpResponse {
 
 /// Blocks for the disk.
 fn gauges(state: &State) -> Gauges {
-    let status = state.mirror.status(0);
+    let status = state.mirror.status();
     let listen = &state.listen;
     let git = status.git.as_ref();
     let saved_sets = state.mirror.saved_sets();
@@ -59,7 +59,7 @@ fn gauges(state: &State) -> Gauges {
         mode: Some(mode(status.mode)),
         index_checked: since_1970(index_checked(&status)),
         oldest_stale: state.mirror.oldest_stale(),
-        journal_events: journal_events(&state.mirror.event_counts()),
+        journal_events: journal_events(state.mirror.store().log()),
         names: status.totals.names,
         releases: status.totals.versions,
         releases_held: status.totals.held,
@@ -124,17 +124,21 @@ fn index_checked(status: &Status) -> Option<SystemTime> {
     answered.max(followed_at(status))
 }
 
-fn journal_events(counts: &EventCounts) -> Vec<(JournalEvent, u64)> {
-    vec![
-        (JournalEvent::FirstSeen, counts.first_seen),
-        (JournalEvent::NewVersion, counts.new_version),
-        (JournalEvent::Yanked, counts.yanked),
-        (JournalEvent::Unyanked, counts.unyanked),
-        (JournalEvent::ChecksumChanged, counts.checksum_changed),
-        (JournalEvent::VersionRemoved, counts.version_removed),
-        (JournalEvent::NameGone, counts.name_gone),
-        (JournalEvent::NameBack, counts.name_back),
-    ]
+fn journal_events(log: &EventLog) -> Vec<(JournalEvent, u64)> {
+    let kinds = [
+        (JournalEvent::FirstSeen, LogKind::New),
+        (JournalEvent::NewVersion, LogKind::Version),
+        (JournalEvent::Yanked, LogKind::Yanked),
+        (JournalEvent::Unyanked, LogKind::Unyanked),
+        (JournalEvent::ChecksumChanged, LogKind::Changed),
+        (JournalEvent::VersionRemoved, LogKind::Removed),
+        (JournalEvent::NameGone, LogKind::Gone),
+        (JournalEvent::NameBack, LogKind::Back),
+    ];
+    let counted = kinds.into_iter();
+    counted
+        .map(|(event, kind)| (event, log.count_of(kind)))
+        .collect()
 }
 
 fn store_bytes(totals: &Totals) -> Vec<(Content, u64, u64)> {

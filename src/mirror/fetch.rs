@@ -23,7 +23,7 @@ use crate::{
     metrics::{CacheResult, Kind},
     policy::freshness::Decision,
     registry::{Checksum, Release, checksum::Hasher},
-    store::{Blob, ReleaseFacts, Reservation, SpoolReader},
+    store::{Blob, LogEntry, LogKind, ReleaseFacts, Reservation, SpoolReader},
     upstream::{
         self, Download,
         retry::{Budget, Policy, Retry},
@@ -384,8 +384,8 @@ impl Inner {
             self.clock.now(),
             format!("the stored file of `{release}` is damaged and is fetched again"),
         );
-        self.activities.damaged(now);
-        self.activities.trouble(now, release, what);
+        let entry = LogEntry::about(now, LogKind::Damage, release, what);
+        self.store.note(entry);
         Ok(None)
     }
 
@@ -408,7 +408,7 @@ impl Inner {
         let end = self.fetch_now(release, checksum, &leader, pace).await;
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         if end.is_ok() {
-            self.activities.came(&release.name);
+            self.store.note_file(&release.name);
         }
         match &end {
             // A job tells of its own fetches, and of all that failed.
@@ -417,8 +417,11 @@ impl Inner {
             }
             Ok(blob) => {
                 tracing::info!(krate.name = %release.name, krate.version = %release.version, size_bytes = blob.len(), duration_ms, "fetched {release}");
-                self.activities
-                    .fetched(self.clock.now(), release, blob.len());
+                let what = format!("`{}` {} fetched", release.name, release.version);
+                self.store.note(LogEntry {
+                    bytes: blob.len(),
+                    ..LogEntry::about(self.clock.now(), LogKind::Fetched, release, what)
+                });
             }
             Err(error) if error.is_rest_of_upstream() => {
                 leader.keep(self.options().remember_failure);
@@ -427,12 +430,13 @@ impl Inner {
             Err(error) => {
                 leader.keep(self.options().remember_failure);
                 tracing::warn!(krate.name = %release.name, krate.version = %release.version, duration_ms, error = error as &dyn std::error::Error, "could not fetch {release}");
-                let now = self.clock.now();
-                if matches!(error, Error::Mismatch { .. }) {
-                    self.activities.mismatch(now);
-                }
+                let kind = match error {
+                    Error::Mismatch { .. } => LogKind::Mismatch,
+                    _ => LogKind::Failure,
+                };
                 let what = format!("`{release}` could not be fetched: {error}");
-                self.activities.trouble(now, release, what);
+                let now = self.clock.now();
+                self.store.note(LogEntry::about(now, kind, release, what));
             }
         }
         leader.end(|progress| {

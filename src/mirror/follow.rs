@@ -30,7 +30,7 @@ use crate::{
     },
     metrics::FollowOutcome,
     registry::CrateName,
-    store::{Change, Event, EventKind, Validators},
+    store::{Change, Event, EventKind, LogEntry, LogKind, Validators},
     upstream::{self, GitAnswer, GitIndex, HostHealth, Upstream},
     util::{
         error::one_line,
@@ -389,7 +389,7 @@ impl Inner {
         tracing::info!(%commit, changed, duration_ms, "followed {}", follow.what);
         let what = format!("{changed} names changed in {}", follow.what);
         let now = self.clock.now();
-        self.activities.note(now, super::Happened::Followed, what);
+        self.store.note(LogEntry::new(now, LogKind::Followed, what));
     }
 
     /// The upstream's commit whose tree the store now has, and how many names changed.

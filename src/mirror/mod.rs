@@ -9,7 +9,6 @@
 //!
 //! Decisions are made in `policy`, which is pure; the time comes from the [`Clock`] here.
 
-mod activity;
 pub mod backup;
 pub mod bundle;
 mod error;
@@ -34,7 +33,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-pub use activity::{Activity, Happened, Tally, Wrongs};
 pub use error::Error;
 pub use fetch::{CrateAnswer, CrateFile, Follower};
 pub use follow::{Options as FollowOptions, Status as FollowStatus};
@@ -44,8 +42,7 @@ pub use tasks::Clock;
 pub use views::{NoView, ViewEntry, ViewGit, ViewStatus};
 
 use self::{
-    activity::Activities, fetch::Progress, generations::Generations, index::Refreshed,
-    stale::Stale, tasks::Tasks,
+    fetch::Progress, generations::Generations, index::Refreshed, stale::Stale, tasks::Tasks,
 };
 use crate::{
     git,
@@ -157,14 +154,12 @@ struct Inner {
     sound: quick_cache::sync::Cache<Checksum, u64>,
     /// Sound files that were opened a moment ago.
     open: quick_cache::sync::Cache<Checksum, (Blob, Instant)>,
-    activities: Activities,
     stale: Stale,
     /// Who fetches what, where it is recorded.
     uses: upkeep::Uses,
     jobs: jobs::Registry,
     /// What is done each minute and at the end, for those above.
     each_minute: EachMinute,
-    notables: overview::Notables,
     /// `None`: the git index is switched off.
     generations: Option<Arc<Generations>>,
     /// The views of the index that are served.
@@ -177,6 +172,16 @@ struct Inner {
 /// See [`Mirror::each_minute`].
 #[derive(Default)]
 struct EachMinute(parking_lot::Mutex<Vec<Arc<dyn Fn() + Send + Sync>>>);
+
+/// Brings the event log to the end of the journal.
+fn read_events(store: &Store) {
+    if let Err(error) = store.read_events() {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "could not read the events in the journal; it is tried again"
+        );
+    }
+}
 
 impl EachMinute {
     fn run(&self) {
@@ -210,8 +215,6 @@ pub struct Status {
     pub fetching: usize,
     /// Index entries being asked for now.
     pub refreshing: usize,
-    /// What happened of late, the newest first.
-    pub recent: Vec<Activity>,
     /// The git index; `None`: it is switched off.
     pub git: Option<GitStatus>,
     /// The views of the index.
@@ -245,7 +248,6 @@ impl Mirror {
         let tasks = Tasks::start()?;
         let follow = follow::Follow::open(&options.follow, &upstream, tasks.stop_flag())?;
         let uses = upkeep::Uses::new(options.upkeep.keep_uses_for);
-        let notables = overview::Notables::load(&store);
         let mirror = Mirror {
             inner: Arc::new(Inner {
                 uses,
@@ -261,11 +263,9 @@ impl Mirror {
                 absent_releases: quick_cache::sync::Cache::new(MAX_ABSENT_NAMES),
                 sound: quick_cache::sync::Cache::new(MAX_SOUND_BLOBS),
                 open: quick_cache::sync::Cache::new(MAX_OPEN_BLOBS),
-                activities: Activities::default(),
                 stale: Stale::default(),
                 jobs: jobs::Registry::default(),
                 each_minute: EachMinute::default(),
-                notables,
                 generations,
                 views,
                 follow,
@@ -345,6 +345,11 @@ impl Mirror {
     fn start_upkeep(&self) {
         self.inner.note_recording();
         let tasks = self.inner.tasks.read();
+        let store = self.inner.store.clone();
+        drop(tasks.spawn(async move {
+            // The start does not wait for a long journal.
+            drop(tokio::task::spawn_blocking(move || read_events(&store)).await);
+        }));
         let (store, stop) = (self.inner.store.clone(), tasks.stop_flag());
         drop(tasks.spawn(async move {
             let walk = task::blocking(move || store.adopt(&stop));
@@ -375,9 +380,8 @@ impl Mirror {
         tasks.every(FLUSH_PERIOD, move || {
             if let Some(inner) = inner.upgrade() {
                 inner.write_uses();
-                inner.note_notable();
+                read_events(&inner.store);
                 inner.each_minute.run();
-                inner.store.rest_story();
             }
         });
     }
@@ -422,7 +426,7 @@ impl Mirror {
     }
 
     /// What the status page and the metrics show. Cheap: nothing is counted for it.
-    pub fn status(&self, recent: usize) -> Status {
+    pub fn status(&self) -> Status {
         let inner = &self.inner;
         let mut upstream = inner.upstream.health();
         if let Some(follow) = &inner.follow {
@@ -441,7 +445,6 @@ impl Mirror {
             mode: inner.options().mode,
             fetching: inner.fetches.under_way(),
             refreshing: inner.refreshes.under_way(),
-            recent: inner.recent(recent, Vec::new()),
             git: inner
                 .generations
                 .as_ref()
@@ -450,11 +453,6 @@ impl Mirror {
             now: inner.clock.now(),
             uptime: inner.clock.uptime(),
         }
-    }
-
-    /// How often each kind of event of upstream was noticed since the start.
-    pub fn event_counts(&self) -> store::EventCounts {
-        self.inner.store.event_counts()
     }
 
     /// How much lies aside that could not be used. Looks into two folders.
@@ -579,7 +577,6 @@ impl Mirror {
             .write()
             .shut_down(left.max(LAST_WRITE_GRACE));
         self.inner.write_uses();
-        self.inner.note_notable();
         self.inner.each_minute.run();
         let store = self.inner.store.clone();
         store

@@ -43,7 +43,7 @@ use super::{
     ledger,
     rebuild::{self, Recovered},
     removal::Removal,
-    shared::{RECENT_EVENTS, Shared, Touch},
+    shared::{Shared, Touch},
 };
 use crate::registry::{Checksum, CrateName, IndexFile, Release};
 
@@ -277,8 +277,6 @@ pub(super) struct Committer {
     shared: Arc<Shared>,
     journal: Journal,
     state: State,
-    /// Where in the journal the recent events are.
-    recent: VecDeque<u64>,
     /// Something was applied to sled and not flushed, or a write failed.
     dirty: bool,
     healed_at: Option<Instant>,
@@ -403,19 +401,15 @@ impl Committer {
     ) -> Committer {
         let Recovered {
             state,
-            recent,
             is_miscounted,
             ..
         } = recovered;
         shared.set_totals(&state);
         shared.journal_len.store(journal.len(), SeqCst);
-        let (places, events): (VecDeque<_>, Vec<_>) = recent.into_iter().unzip();
-        shared.add_events(events.into_iter());
         Committer {
             shared,
             journal,
             state,
-            recent: places,
             dirty: false,
             healed_at: None,
             behind: false,
@@ -938,17 +932,14 @@ impl Committer {
             self.named = None;
         }
         let frames = self.frames(work, &happened.kept)?;
-        let places = self.journal.append_with(&happened.entries, &frames)?;
+        self.journal.append_with(&happened.entries, &frames)?;
         self.shared.journal_len.store(self.journal.len(), SeqCst);
-        self.note_places(&places);
         if !self.behind {
             state.journal_len = self.journal.len();
         }
         self.behind = true;
-        state.recent_at = self.recent.front().copied().unwrap_or(state.journal_len);
         let events: Vec<Event> = happened.entries.iter().map(Entry::event).collect();
-        self.shared.add_events(events.iter().cloned());
-        self.shared.count_events(&events);
+        self.shared.events.count(&events);
         let staged = self.stage(&catalogue, &encoded)?;
         let staged_names = staged.len() as u64;
         let KeptBatch { pairs, before, .. } = happened.kept;
@@ -1001,12 +992,6 @@ impl Committer {
 
     fn stage(&self, catalogue: &Catalogue, encoded: &Encoded) -> Result<NewPairs, Error> {
         self.shared.staging.of_batch(catalogue, encoded)
-    }
-
-    fn note_places(&mut self, places: &[u64]) {
-        self.recent.extend(places);
-        let excess = self.recent.len().saturating_sub(RECENT_EVENTS);
-        self.recent.drain(..excess);
     }
 
     /// What a walk found, and what came in or went since it began.

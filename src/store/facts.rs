@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use semver::Version;
 
+use super::codec::digest_of;
 use crate::registry::{Checksum, CrateName, IndexFile};
 
 /// What is known of an index entry, without its bytes.
@@ -29,6 +30,13 @@ pub struct EntryFacts {
     /// Whether the bytes are here. `false`: the record was rebuilt or found damaged, and upstream
     /// has to be asked, without validators.
     pub has_snapshot: bool,
+}
+
+impl EntryFacts {
+    /// Whether `bytes` are the entry's, by its digest.
+    pub fn describes(&self, bytes: &[u8]) -> bool {
+        self.has_snapshot && self.digest == digest_of(bytes)
+    }
 }
 
 /// An index entry with its bytes, exactly as upstream sent them.
@@ -173,40 +181,17 @@ pub enum EventKind {
     NameBack,
 }
 
-/// How often each kind of event was noticed since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct EventCounts {
-    /// [`EventKind::FirstSeen`].
-    pub first_seen: u64,
-    /// [`EventKind::NewVersion`].
-    pub new_version: u64,
-    /// [`EventKind::Yanked`].
-    pub yanked: u64,
-    /// [`EventKind::Unyanked`].
-    pub unyanked: u64,
-    /// [`EventKind::ChecksumChanged`].
-    pub checksum_changed: u64,
-    /// [`EventKind::VersionRemoved`].
-    pub version_removed: u64,
-    /// [`EventKind::NameGone`].
-    pub name_gone: u64,
-    /// [`EventKind::NameBack`].
-    pub name_back: u64,
-}
-
-impl EventCounts {
-    pub(super) fn count(&mut self, kind: &EventKind) {
-        let count = match kind {
-            EventKind::FirstSeen { .. } => &mut self.first_seen,
-            EventKind::NewVersion { .. } => &mut self.new_version,
-            EventKind::Yanked { .. } => &mut self.yanked,
-            EventKind::Unyanked { .. } => &mut self.unyanked,
-            EventKind::ChecksumChanged { .. } => &mut self.checksum_changed,
-            EventKind::VersionRemoved { .. } => &mut self.version_removed,
-            EventKind::NameGone => &mut self.name_gone,
-            EventKind::NameBack => &mut self.name_back,
-        };
-        *count = count.saturating_add(1);
+impl EventKind {
+    /// The version that it is about; `None`: it is about a name.
+    pub fn version(&self) -> Option<&Version> {
+        match self {
+            EventKind::NewVersion { version, .. }
+            | EventKind::Yanked { version }
+            | EventKind::Unyanked { version }
+            | EventKind::ChecksumChanged { version, .. }
+            | EventKind::VersionRemoved { version, .. } => Some(version),
+            EventKind::FirstSeen { .. } | EventKind::NameGone | EventKind::NameBack => None,
+        }
     }
 }
 

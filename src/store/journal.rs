@@ -536,21 +536,12 @@ pub(super) fn read_events(
     })
 }
 
-/// Reads frames from a place on up to `end`, handing what each says with its own place to `take`
-/// until that says `false`. Damage is passed over.
+/// Reads frames from a place on up to `end`, handing what each says with its place and the place
+/// after it to `take` until that says `false`. Damage is passed over.
 ///
 /// # Errors
 /// If the file cannot be read.
-pub(super) fn read_lines(
-    file: &File,
-    from: u64,
-    end: u64,
-    take: &mut dyn FnMut(u64, Line) -> bool,
-) -> io::Result<()> {
-    read_frames(file, from, end, &mut |at, _after, line| take(at, line))
-}
-
-fn read_frames(
+pub(super) fn read_frames(
     file: &File,
     from: u64,
     end: u64,

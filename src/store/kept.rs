@@ -62,7 +62,7 @@ pub enum Table {
     Sets,
     /// Releases that are kept whatever happens. In the journal too.
     Pins,
-    /// What went through by time, and (`notable`) what upstream changed.
+    /// The traffic history.
     History,
 }
 

@@ -65,7 +65,7 @@ const STATE_FORMAT: u8 = 1;
 /// |---|---|---|
 /// | 0 | 1 | format: 1 |
 /// | 1 | 8 | length of the journal that this state has taken in |
-/// | 9 | 8 | where in the journal the recent events start |
+/// | 9 | 8 | zero |
 /// | 17 | 8 | number of names |
 /// | 25 | 8 | number of value files |
 /// | 33 | 8 | bytes of the value files |
@@ -80,7 +80,6 @@ const STATE_FORMAT: u8 = 1;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) journal_len: u64,
-    pub(super) recent_at: u64,
     pub(super) names: u64,
     pub(super) held: Held,
     /// `None`: they have to be counted.
@@ -165,7 +164,7 @@ impl State {
         let mut out = vec![STATE_FORMAT];
         for number in [
             self.journal_len,
-            self.recent_at,
+            0,
             self.names,
             self.held.blobs,
             self.held.bytes,
@@ -199,9 +198,10 @@ impl State {
             return Err(Damaged);
         }
         let mut number = || reader.array().map(u64::from_le_bytes);
+        let journal_len = number()?;
+        number()?;
         let mut state = State {
-            journal_len: number()?,
-            recent_at: number()?,
+            journal_len,
             names: number()?,
             held: Held {
                 blobs: number()?,
@@ -287,7 +287,6 @@ mod tests {
     fn the_state_is_read_as_it_was_written_and_no_other_way() {
         let mut state = State {
             journal_len: 16,
-            recent_at: 17,
             names: 3,
             held: Held::default(),
             counts: None,

@@ -33,11 +33,11 @@
 mod blobs;
 mod catalogue;
 mod changes;
-mod chronicle;
 mod codec;
 mod commit;
 mod edits;
 mod error;
+mod events;
 mod facts;
 mod folder;
 mod generations;
@@ -56,7 +56,6 @@ mod shared;
 mod space;
 mod staged;
 mod stamps;
-mod story;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -77,12 +76,12 @@ use bytes::Bytes;
 pub use self::{
     blobs::{Blob, Reservation, SpoolReader},
     changes::{Changed, Changes},
-    chronicle::Story,
     codec::MAX_SNAPSHOT_BYTES,
     error::{EngineError, Error, Mismatch},
+    events::{CrateHistory, EventLog, LogEntry, LogKind, Occurrences},
     facts::{
-        Adoption, Change, EntryFacts, Event, EventCounts, EventKind, Found, KnownChecksum,
-        OpenReport, ReleaseFacts, Snapshot, Totals, Validators,
+        Adoption, Change, EntryFacts, Event, EventKind, Found, KnownChecksum, OpenReport,
+        ReleaseFacts, Snapshot, Totals, Validators,
     },
     generations::{
         CatchUp, CommitId, Cut, CutFile, Describe, Generation, GenerationFacts, History,
@@ -91,7 +90,6 @@ pub use self::{
     kept::Table,
     removal::{Leftover, LeftoverKind, Removal},
     restoring::Restoring,
-    shared::RECENT_EVENTS,
     space::{Room, Space, SpaceProbe},
 };
 use self::{
@@ -547,16 +545,6 @@ impl Store {
             space,
             reserve_bytes: space::reserve_of(shared.options.reserve_bytes, space),
         })
-    }
-
-    /// The last things that upstream did, the newest first. From memory.
-    pub fn recent_events(&self, limit: usize) -> Vec<Event> {
-        self.shared().recent_events(limit)
-    }
-
-    /// How often each kind of event was noticed since the start.
-    pub fn event_counts(&self) -> EventCounts {
-        self.shared().event_counts()
     }
 
     /// How often the index database was opened anew since the start. What tables kept may be gone

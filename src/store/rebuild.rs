@@ -1,7 +1,7 @@
 //! Brings sled to what the journal says: the little that it missed, or everything.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
@@ -22,7 +22,7 @@ use super::{
     kept::Assembly,
     keys::State,
     ledger,
-    shared::{RECENT_EVENTS, Shared},
+    shared::Shared,
 };
 
 /// How many broken folders are kept for who wants to look into them.
@@ -37,8 +37,6 @@ const MISSING: &str = "the index database was missing or had lost its state";
 #[derive(Debug, Default)]
 pub(super) struct Recovered {
     pub(super) state: State,
-    /// The last events, with their places in the journal.
-    pub(super) recent: VecDeque<(u64, Event)>,
     /// Why sled was set aside.
     pub(super) rebuilt: Option<String>,
     /// Names with a replayed entry.
@@ -65,9 +63,11 @@ pub(super) fn open(
     let path = folder.dir.join("journal");
     let length = fs::metadata(&path).map_or(0, |found| found.len());
     let mut replay = Replay::start(&catalogue, blobs, length, report.created)?;
-    let (journal, opened) = Journal::open(&path, replay.scan_from, &mut |at, line| {
-        replay.take(at, line)
-    })?;
+    let (journal, opened) = Journal::open(
+        &path,
+        replay.recovered.state.journal_len,
+        &mut |at, line| replay.take(at, line),
+    )?;
     report.journal_cut_bytes = opened.cut + replay.lost_bytes;
     report.journal_skipped_bytes = opened.skipped;
     let was_missing = !replay.is_known && !report.created;
@@ -181,8 +181,6 @@ struct Replay<'a> {
     /// All value files, where they had to be counted: spares millions of looks for one of them.
     walk: Option<Walk>,
     recovered: Recovered,
-    /// Entries from here on are recent enough to be shown.
-    scan_from: u64,
     /// Entries from here on are not in sled.
     from: u64,
     /// Bytes that the journal once had and has no more.
@@ -235,7 +233,6 @@ impl<'a> Replay<'a> {
             is_known: known.is_some(),
             generation: None,
             walk,
-            scan_from: state.recent_at.min(state.journal_len),
             from,
             lost_bytes: state.journal_len.saturating_sub(length),
             recovered,
@@ -288,10 +285,6 @@ impl<'a> Replay<'a> {
     }
 
     fn take_entry(&mut self, at: u64, entry: &Entry) -> io::Result<()> {
-        self.recovered.recent.push_back((at, entry.event()));
-        if self.recovered.recent.len() > RECENT_EVENTS {
-            self.recovered.recent.pop_front();
-        }
         if at < self.from {
             return Ok(());
         }
@@ -354,11 +347,6 @@ impl<'a> Replay<'a> {
     fn finish(mut self, journal_len: u64) -> Result<Recovered, Error> {
         self.keep_generation()?;
         let known = self.recovered.state;
-        self.recovered.state.recent_at = self
-            .recovered
-            .recent
-            .front()
-            .map_or(journal_len, |(at, _event)| *at);
         self.recovered.state.journal_len = journal_len;
         if self.recovered.state != known || self.has_edits() || !self.is_known {
             self.apply()?;

@@ -1,7 +1,7 @@
 //! What readers, writers and the committer share; the read side of the store.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     path::Path,
     sync::{
@@ -21,11 +21,11 @@ use super::{
     blobs::BlobFolder,
     catalogue::{Catalogue, Value},
     changes::Watchers,
-    chronicle::Chronicle,
     codec::{HELD, Row, View},
     commit::Queue,
     error::Error,
-    facts::{EntryFacts, Event, EventCounts, Validators},
+    events::EventLog,
+    facts::{EntryFacts, Validators},
     folder::Folder,
     keys::{Counts, Held, State},
     space::reserve_of,
@@ -33,9 +33,6 @@ use super::{
     stamps::Stamps,
 };
 use crate::registry::{Checksum, CrateName};
-
-/// How many events are kept in memory: what a status page shows.
-pub const RECENT_EVENTS: usize = 256;
 
 /// How many touches are kept before they are written. One more costs a revalidation.
 const MAX_TOUCHES: usize = 65_536;
@@ -62,9 +59,8 @@ pub(super) struct Shared {
     has_shadow: AtomicBool,
     /// Lower-case names, read when they are first needed.
     names: RwLock<Option<BTreeSet<Box<str>>>>,
-    recent: Mutex<VecDeque<Event>>,
     pub(super) watchers: Watchers,
-    pub(super) chronicle: Chronicle,
+    pub(super) events: EventLog,
     /// Crate files that came or went, and whether they are held: records do not tell so yet.
     unmarked: RwLock<HashMap<Checksum, bool>>,
     has_unmarked: AtomicBool,
@@ -79,7 +75,6 @@ pub(super) struct Shared {
     blob_bytes: AtomicU64,
     fingerprint: AtomicU64,
     counts: Mutex<Counts>,
-    event_counts: Mutex<EventCounts>,
     damaged: AtomicU64,
     /// Keys of records whose frame did not open: they count as being without a snapshot.
     broken_frames: RwLock<BTreeSet<String>>,
@@ -128,9 +123,8 @@ impl Shared {
             shadow: RwLock::default(),
             has_shadow: AtomicBool::new(false),
             names: RwLock::default(),
-            recent: Mutex::default(),
             watchers: Watchers::default(),
-            chronicle: Chronicle::default(),
+            events: EventLog::default(),
             unmarked: RwLock::default(),
             has_unmarked: AtomicBool::new(false),
             journal_len: AtomicU64::new(0),
@@ -143,7 +137,6 @@ impl Shared {
             blob_bytes: AtomicU64::new(0),
             fingerprint: AtomicU64::new(0),
             counts: Mutex::default(),
-            event_counts: Mutex::default(),
             damaged: AtomicU64::new(0),
             broken_frames: RwLock::default(),
             failing: AtomicBool::new(false),
@@ -335,7 +328,7 @@ impl Shared {
         }
     }
 
-    // --- stamps, names, events
+    // --- stamps, names
 
     pub(super) fn stamp(&self, name: &CrateName) -> u64 {
         self.stamps.of(name.key())
@@ -382,35 +375,6 @@ impl Shared {
     /// Has the names read anew when they are next needed.
     pub(super) fn forget_names(&self) {
         *self.names.write() = None;
-    }
-
-    pub(super) fn add_events(&self, events: impl Iterator<Item = Event>) {
-        let mut recent = self.recent.lock();
-        recent.extend(events);
-        let excess = recent.len().saturating_sub(RECENT_EVENTS);
-        recent.drain(..excess);
-    }
-
-    pub(super) fn count_events(&self, events: &[Event]) {
-        let mut counts = self.event_counts.lock();
-        for event in events {
-            counts.count(&event.kind);
-        }
-    }
-
-    pub(super) fn event_counts(&self) -> EventCounts {
-        *self.event_counts.lock()
-    }
-
-    /// The last events, the newest first.
-    pub(super) fn recent_events(&self, limit: usize) -> Vec<Event> {
-        self.recent
-            .lock()
-            .iter()
-            .rev()
-            .take(limit)
-            .cloned()
-            .collect()
     }
 
     // --- numbers and room

@@ -278,10 +278,10 @@ fn what_upstream_does_is_told_once() {
             },
         ]
     );
-    let events = store.recent_events(3);
-    assert_eq!(events.len(), 3);
-    assert!(matches!(events[0].kind, EventKind::NewVersion { .. }));
-    assert_eq!(events[0].at, at(5));
+    let events = store.log().newest(9);
+    let is_last = |entry: &LogEntry| entry.kind == LogKind::Version && entry.at == at(5);
+    assert!(events.iter().any(is_last), "{events:?}");
+    assert_eq!(store.log().count_of(LogKind::Changed), 2);
 }
 
 #[test]
@@ -607,7 +607,7 @@ fn a_closed_store_opens_again_as_it_was() {
     publish(&store, "demo", &[("1.0.0", "content", false)], 1);
     hold(&store, "demo", "1.0.0", "content");
     store.touch(&name("demo"), at(7), None);
-    let events = store.recent_events(9);
+    let events = store.log().newest(9);
     let clone = store.clone();
     store.close().expect("closed");
     let refused = clone.publish(vec![change("late", &[("1.0.0", "a", false)], at(1))], at(1));
@@ -621,7 +621,7 @@ fn a_closed_store_opens_again_as_it_was() {
         .expect("readable")
         .expect("there");
     assert_eq!(facts.checked, at(7));
-    assert_eq!(store.recent_events(9), events);
+    assert_eq!(store.log().newest(9), events);
     assert_eq!(store.totals().blobs, 1);
     let adoption = store.adopt(&AtomicBool::new(false)).expect("adopted");
     assert_eq!((adoption.blobs, adoption.adopted), (1, 0));
@@ -988,7 +988,7 @@ fn a_half_written_end_of_the_journal_is_cut() {
         fs::write(&path, torn).expect("written");
         let (store, report) = open_report(dir.path());
         assert_eq!(report.journal_cut_bytes, extra as u64);
-        assert_eq!(store.recent_events(99).len(), 3);
+        assert_eq!(store.log().newest(99).len(), 3);
         drop(store);
         assert_eq!(fs::read(&path).expect("readable"), good);
     }
@@ -1405,7 +1405,7 @@ fn a_store_of_format_1_is_read() {
     );
     let blob = store.blob(&sum("old")).expect("readable").expect("held");
     assert_eq!(blob.read_all().expect("readable"), "old");
-    assert_eq!(store.recent_events(9).len(), 3);
+    assert_eq!(store.log().newest(9).len(), 3);
     let totals = store.totals();
     assert_eq!((totals.names, totals.blobs, totals.blob_bytes), (2, 1, 3));
     is_sound(&store);

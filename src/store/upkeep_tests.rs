@@ -421,6 +421,51 @@ fn the_journal_is_read_from_a_place_on() {
 }
 
 #[test]
+fn the_event_log_follows_the_journal_and_is_there_after_a_restart() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(dir.path());
+    publish(&store, "other", &[("1.0.0", "o", false)], 0);
+    fill(&store);
+    publish(&store, "demo", &[("1.0.0", "a", true)], 500);
+    let check = |store: &Store, counted: u64| {
+        let newest = store.log().newest(9);
+        let kinds: Vec<_> = newest.iter().map(|entry| entry.kind).collect();
+        // Of what another store noticed only what must not be missed.
+        let expected = [
+            LogKind::Yanked,
+            LogKind::Removed,
+            LogKind::New,
+            LogKind::New,
+        ];
+        assert_eq!(kinds, expected);
+        assert_eq!(newest[1].name, Some(name("demo")));
+        assert_eq!(store.log().since(LogKind::Removed, at(0)).count, 1);
+        assert_eq!(
+            store.log().count_of(LogKind::New),
+            counted,
+            "since the start"
+        );
+        let history = store.history_of(&name("demo"), 9).expect("readable");
+        let texts: Vec<_> = history.events.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), 4, "{texts:?}");
+        assert!(texts[0].contains("yanked") && texts[3].contains("first time"));
+        let seen = history.first_seen.get(&semver::Version::new(1, 0, 0));
+        assert_eq!(seen, Some(&at(0)));
+        let two = store.history_of(&name("demo"), 2).expect("readable").events;
+        assert_eq!(two, history.events[..2]);
+    };
+    check(&store, 2);
+    let release = release("demo", "1.0.0");
+    let fetched = LogEntry::about(at(900), LogKind::Fetched, &release, "fetched".to_owned());
+    store.note(fetched.clone());
+    assert_eq!(store.log().newest(9)[0], fetched);
+    store.close().expect("closed");
+    check(&open(dir.path()), 0);
+    lose_sled(dir.path());
+    check(&open(dir.path()), 0);
+}
+
+#[test]
 fn what_another_store_told_is_taken_in_once() {
     let (here, there) = (TempDir::new().expect("one"), TempDir::new().expect("two"));
     let other = open(there.path());

@@ -1,16 +1,17 @@
 //! The verdict and what needs somebody: pure rules over what was gathered.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::model::{Attention, Level, Verdict};
 use crate::{
     mirror::{
-        GitState, Happened, Status, Tally,
-        overview::{MOST_FAILURES, Overview},
+        GitState, Status,
+        overview::{MOST_FAILURES, Overview, SHOWN_FOR},
         upkeep::Ended,
     },
     policy::freshness::Mode,
     registry::CrateName,
+    store::LogEntry,
     util::format::{plural, seconds, size, span},
 };
 
@@ -78,9 +79,6 @@ pub(super) fn attention(overview: &Overview) -> Vec<Attention> {
     all
 }
 
-/// How long what is over is told: whoever looks once a week has seen it.
-const TOLD_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
 /// Room from which on a disk that is nearly full is none of anybody's business.
 const ROOM_ENOUGH_BYTES: u64 = 50 << 30;
 
@@ -116,35 +114,33 @@ fn disk(overview: &Overview) -> Option<Attention> {
 
 /// What upstream changed that never should change, or took away.
 fn changes(overview: &Overview) -> Vec<Attention> {
-    let of_late = |kind: Happened| {
-        let of_kind = overview.notable.iter().filter(move |one| one.kind == kind);
-        of_kind.filter(|one| age(overview, one.at) < TOLD_FOR)
-    };
     let mut all = Vec::new();
-    let count_of = |kind| of_late(kind).count() as u64;
-    if let Some(last) = of_late(Happened::Changed).next() {
-        let (ago, count) = (span(age(overview, last.at)), count_of(Happened::Changed));
-        let before = match count {
+    if let Some(last) = &overview.changed.last {
+        let before = match overview.changed.count {
             1 => String::new(),
             count => format!(" It is the last of {count} within a week."),
         };
         all.push(item(
             Level::Warn,
-            format!("A published version became another, {ago} ago: {}.{before}", last.what),
+            format!(
+                "A published version became another, {} ago: {}.{before}",
+                ago(overview, last),
+                last.text
+            ),
             format!(
                 "Find out why before you build with it; `orlop who {}` tells who fetched it. This note goes a week after the last change.",
                 last.name.as_ref().map_or("NAME", CrateName::as_str)
             ),
         ));
     }
-    if let Some(last) = of_late(Happened::Removed).next() {
-        let (ago, count) = (span(age(overview, last.at)), count_of(Happened::Removed));
+    if let Some(last) = &overview.removed.last {
         all.push(item(
             Level::Warn,
             format!(
-                "{} went from upstream's index within a week, the last one {ago} ago: {}.",
-                plural(count, "version"),
-                last.what
+                "{} went from upstream's index within a week, the last one {} ago: {}.",
+                plural(overview.removed.count, "version"),
+                ago(overview, last),
+                last.text
             ),
             "`orlop pin NAME@VERSION` keeps a file that you need. This note goes a week after the last removal.",
         ));
@@ -154,24 +150,22 @@ fn changes(overview: &Overview) -> Vec<Attention> {
 
 /// What is wrong with files: what upstream sent, and what is held.
 fn files(overview: &Overview) -> Vec<Attention> {
-    let (status, wrongs) = (&overview.status, &overview.wrongs);
-    let last = |tally: &Tally| {
-        let ago = tally.last.map(|at| age(overview, at));
-        ago.filter(|ago| *ago < TOLD_FOR).map(span)
-    };
+    let status = &overview.status;
     let mut all = Vec::new();
-    if let Some(ago) = last(&wrongs.mismatches) {
+    if let Some(last) = &overview.mismatches.last {
         all.push(item(
             Level::Warn,
             format!(
-                "Upstream sent {} that the index does not promise, the last one {ago} ago. Nothing of it was kept.",
-                plural(wrongs.mismatches.count, "file")
+                "Upstream sent {} that the index does not promise, the last one {} ago. Nothing of it was kept.",
+                plural(overview.mismatches.count, "file"),
+                ago(overview, last)
             ),
             "The log names each; something between here and upstream may change what passes. This note goes a week after the last one, or with the next start.",
         ));
     }
-    if let Some(ago) = last(&wrongs.damaged) {
-        let text = match wrongs.damaged.count {
+    if let Some(last) = &overview.damaged.last {
+        let ago = ago(overview, last);
+        let text = match overview.damaged.count {
             1 => format!("A file that is held was found damaged, {ago} ago. It is fetched again."),
             count => format!(
                 "{count} files that are held were found damaged, the last one {ago} ago. They are fetched again."
@@ -261,7 +255,7 @@ fn jobs(overview: &Overview) -> Vec<Attention> {
         };
         let ago = since(&overview.status, job.at?);
         let text = format!("The last job `{}` {how}, {} ago.", job.kind, span(ago));
-        (ago < TOLD_FOR).then(|| {
+        (ago < SHOWN_FOR).then(|| {
             item(
                 Level::Warn,
                 text,
@@ -272,9 +266,9 @@ fn jobs(overview: &Overview) -> Vec<Attention> {
     told.collect()
 }
 
-fn age(overview: &Overview, at: SystemTime) -> Duration {
-    let age = overview.status.now.duration_since(at);
-    age.unwrap_or_default()
+fn ago(overview: &Overview, entry: &LogEntry) -> String {
+    let age = overview.status.now.duration_since(entry.at);
+    span(age.unwrap_or_default())
 }
 
 fn since(status: &Status, at_seconds: u64) -> Duration {
@@ -361,7 +355,7 @@ mod tests {
     use super::*;
     use crate::{
         mirror::upkeep::{JobStats, RecordedFailure, SetStats, StatsReport, Verified},
-        store::{Room, Space, Totals},
+        store::{Occurrences, Room, Space, Totals},
         upstream::{BreakerState, Health, HostHealth},
     };
 
@@ -412,7 +406,6 @@ mod tests {
                 mode: Mode::Fallback,
                 fetching: 0,
                 refreshing: 0,
-                recent: Vec::new(),
                 git: None,
                 views: Vec::new(),
                 now: UNIX_EPOCH + Duration::from_secs(NOW),
@@ -421,8 +414,10 @@ mod tests {
             recorded: StatsReport::default(),
             running: Vec::new(),
             events: Vec::new(),
-            notable: Vec::new(),
-            wrongs: crate::mirror::Wrongs::default(),
+            changed: Occurrences::default(),
+            removed: Occurrences::default(),
+            mismatches: Occurrences::default(),
+            damaged: Occurrences::default(),
             room: Some(room(500_000_000_000, 1_000_000_000_000)),
             oldest_stale: None,
             sync_every: None,

@@ -7,9 +7,10 @@ use super::model::{
     LastJobFacts, Level, UpstreamFacts,
 };
 use crate::{
-    mirror::{Activity, GitState, GitStatus, Happened, Status, jobs::Running, overview, upkeep},
+    mirror::{GitState, GitStatus, Status, jobs::Running, overview, upkeep},
     policy::freshness::Mode,
     registry::client::{client_config, git_client_config, view_base},
+    store::{LogEntry, LogKind},
     upstream::{BreakerState, HostHealth},
     util::format::{seconds, span},
 };
@@ -141,17 +142,18 @@ fn git_state(state: GitState) -> &'static str {
     }
 }
 
-pub(super) fn event(activity: &Activity) -> EventFacts {
+pub(super) fn event(entry: &LogEntry) -> EventFacts {
+    use LogKind::{Changed, Damage, Failure, Gone, Mismatch, Removed};
     EventFacts {
-        at_seconds: seconds(activity.at),
-        kind: activity.kind.as_str().to_owned(),
-        level: match activity.kind {
-            Happened::Changed => Level::Bad,
-            Happened::Removed | Happened::Gone | Happened::Trouble => Level::Warn,
+        at_seconds: seconds(entry.at),
+        kind: entry.kind.as_str().to_owned(),
+        level: match entry.kind {
+            Changed => Level::Bad,
+            Removed | Gone | Failure | Mismatch | Damage => Level::Warn,
             _ => Level::Good,
         },
-        text: activity.what.clone(),
-        name: activity.name.as_ref().map(ToString::to_string),
+        text: entry.text.clone(),
+        name: entry.name.as_ref().map(ToString::to_string),
     }
 }
 

@@ -127,7 +127,7 @@ pub(super) async fn krate(
     let (mirror, name) = (state.mirror.clone(), name.clone());
     let look = move || {
         let found = mirror.crate_facts(&name, MOST_VERSIONS);
-        let status = mirror.status(0);
+        let status = mirror.status();
         Looked::of(found, |facts| {
             write(crate_page_of(&facts, &status), seconds(status.now))
         })

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     metrics::JobResult,
-    mirror::{Clock, Happened},
-    store::Table,
+    mirror::Clock,
+    store::{LogEntry, LogKind, Table},
     util::{
         format::{exact_span, seconds},
         task,
@@ -368,7 +368,7 @@ async fn conclude(mirror: &Mirror, admitted: &Admitted, outcome: &Result<Report,
         return;
     }
     let activity = format!("`{command}` {how} after {} s", took.as_secs());
-    inner.activities.note(now, Happened::Job, activity);
+    inner.store.note(LogEntry::new(now, LogKind::Job, activity));
     let outcome = outcome.clone();
     let store = inner.store.clone();
     let kept =

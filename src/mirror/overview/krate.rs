@@ -9,9 +9,9 @@ use std::{
 use semver::Version;
 
 use crate::{
-    mirror::{Activity, Error, Mirror},
+    mirror::{Error, Mirror},
     registry::{CrateName, IndexFile},
-    store::{self, ReleaseFacts, Table},
+    store::{self, LogEntry, ReleaseFacts, Table},
 };
 
 /// How many events of a crate are told.
@@ -43,7 +43,7 @@ pub struct CrateFacts {
     /// Since when downloads are counted; `None`: they are not.
     pub counted_since: Option<SystemTime>,
     /// What happened to it, the newest first.
-    pub events: Vec<Activity>,
+    pub events: Vec<LogEntry>,
 }
 
 /// What is known of a version.
@@ -86,7 +86,7 @@ impl Mirror {
         };
         let releases = store.releases(name).map_err(fault)?;
         let mut downloads = self.downloads_of(name).map_err(fault)?;
-        let told = store.story(name, MOST_EVENTS).map_err(fault)?;
+        let history = store.history_of(name, MOST_EVENTS).map_err(fault)?;
         let held = || releases.iter().filter(|release| release.held);
         let mut facts = CrateFacts {
             name: entry.name,
@@ -102,7 +102,7 @@ impl Mirror {
             max_version: highest(releases.iter().filter(|release| !release.removed)),
             held_version: highest(held()),
             counted_since: self.inner.counted_since().map_err(fault)?,
-            events: told.events.iter().map(Activity::of).collect(),
+            events: history.events.iter().map(LogEntry::of).collect(),
         };
         let shown: Vec<ReleaseFacts> = releases.into_iter().rev().take(most).collect();
         let mut lines = self.lines_of(name, &shown).map_err(fault)?;
@@ -116,7 +116,7 @@ impl Mirror {
                 bytes: bytes.flatten(),
                 is_pinned: is_pinned(&key),
                 downloads: downloads.remove(&key).unwrap_or(0),
-                first_seen: told.first_seen.get(&release.version).copied(),
+                first_seen: history.first_seen.get(&release.version).copied(),
                 published: line
                     .pubtime
                     .and_then(|at| humantime::parse_rfc3339_weak(&at).ok()),

@@ -1,15 +1,16 @@
 //! What the pages show beside [`Status`]: what was recorded, what happened, and what is known of a crate.
 
-mod events;
 mod krate;
-mod notable;
 
-use std::{collections::HashSet, ops::ControlFlow, time::Duration};
+use std::{
+    collections::HashSet,
+    ops::ControlFlow,
+    time::{Duration, SystemTime},
+};
 
 pub use self::krate::{CrateFacts, VersionFacts};
-pub(super) use self::notable::Notables;
-use super::{Activity, Error, Inner, Mirror, Status, Wrongs, jobs::Running, upkeep::StatsReport};
-use crate::store::{self, Table};
+use super::{Error, Mirror, Status, jobs::Running, upkeep::StatsReport};
+use crate::store::{self, LogEntry, LogKind, Occurrences, Table};
 
 /// How many events are gathered at most.
 const MOST_EVENTS: usize = 60;
@@ -23,12 +24,16 @@ pub struct Overview {
     pub recorded: StatsReport,
     /// Jobs that run now.
     pub running: Vec<Running>,
-    /// What happened of late, the newest first.
-    pub events: Vec<Activity>,
-    /// What upstream changed that it should not, or took away: the newest first.
-    pub notable: Vec<Activity>,
-    /// What went wrong with files since the start.
-    pub wrongs: Wrongs,
+    /// The newest events, the newest first.
+    pub events: Vec<LogEntry>,
+    /// Checksums that changed within [`SHOWN_FOR`].
+    pub changed: Occurrences,
+    /// Versions that went from the index within [`SHOWN_FOR`].
+    pub removed: Occurrences,
+    /// Files that upstream sent within [`SHOWN_FOR`] and that the index does not promise.
+    pub mismatches: Occurrences,
+    /// Stored files that were found damaged within [`SHOWN_FOR`].
+    pub damaged: Occurrences,
     /// The room on the disk; `None`: the file system does not tell.
     pub room: Option<store::Room>,
     /// How old the oldest index entry is that was served past its time of late; `None`: none was.
@@ -36,6 +41,9 @@ pub struct Overview {
     /// How often saved sets are fetched again; `None`: only when somebody asks.
     pub sync_every: Option<Duration>,
 }
+
+/// How long what is over is shown as needing attention: whoever looks once a week has seen it.
+pub const SHOWN_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// How many failures of syncs are looked through; where there are more, that is said.
 pub const MOST_FAILURES: u64 = 10_000;
@@ -55,18 +63,22 @@ impl Mirror {
     /// What the status page shows. Reads what was recorded: blocks for the disk for some
     /// milliseconds.
     pub fn overview(&self) -> Overview {
-        let (inner, status) = (&self.inner, self.status(0));
+        let (inner, status) = (&self.inner, self.status());
+        let log = inner.store.log();
+        let from = status.now.checked_sub(SHOWN_FOR);
+        let since = |kind| log.since(kind, from.unwrap_or(SystemTime::UNIX_EPOCH));
         let mut recorded = StatsReport::default();
         if let Err(error) = self.kept_stats(&mut recorded, MOST_FAILURES) {
             tracing::warn!(%error, "could not read what was recorded");
         }
-        let notable = inner.notables.newest(&inner.store);
         let every = inner.options().sync.every;
         Overview {
-            events: inner.recent(MOST_EVENTS, notable.clone()),
-            notable,
+            events: log.newest(MOST_EVENTS),
+            changed: since(LogKind::Changed),
+            removed: since(LogKind::Removed),
+            mismatches: since(LogKind::Mismatch),
+            damaged: since(LogKind::Damage),
             running: self.jobs(),
-            wrongs: inner.activities.wrongs(),
             room: inner.store.room(),
             oldest_stale: self.oldest_stale(),
             sync_every: (!every.is_zero()).then_some(every),
@@ -99,9 +111,9 @@ impl Mirror {
     /// changed of late and among `others`.
     fn lately(&self, others: Vec<store::Found>, limit: usize) -> Result<Vec<FoundCrate>, Error> {
         let store = &self.inner.store;
-        let told = store.recent_events(store::RECENT_EVENTS);
-        let names = self.inner.activities.lately().into_iter();
-        let names = names.chain(told.into_iter().map(|event| event.name));
+        let names = store.log().recent_files().into_iter();
+        let newest = store.log().newest(usize::MAX).into_iter();
+        let names = names.chain(newest.filter_map(|entry| entry.name));
         let names = names.chain(others.into_iter().map(|found| found.name));
         let mut seen = HashSet::new();
         let mut lately = Vec::new();
@@ -144,30 +156,5 @@ impl Mirror {
             ControlFlow::Continue(())
         })?;
         Ok(pins)
-    }
-}
-
-impl Inner {
-    /// What happened of late, with what is `notable` besides, the newest first.
-    pub(super) fn recent(&self, limit: usize, notable: Vec<Activity>) -> Vec<Activity> {
-        if limit == 0 {
-            return Vec::new();
-        }
-        let told = self.store.recent_events(store::RECENT_EVENTS);
-        let more = told.len() >= store::RECENT_EVENTS;
-        let mut all = self.activities.all();
-        all.extend(told.iter().map(Activity::of));
-        all.extend(notable);
-        events::newest(all, limit, more)
-    }
-
-    /// Reads on in the journal for what people must not miss.
-    pub(super) fn note_notable(&self) {
-        if let Err(error) = self.notables.catch_up(&self.store) {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "could not note what upstream changed; it is tried again"
-            );
-        }
     }
 }

@@ -260,7 +260,7 @@ impl Mirror {
     }
 
     fn status_stats(&self) -> StatsReport {
-        let status = self.status(0);
+        let status = self.status();
         StatsReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             mode: status.mode.to_string(),

@@ -239,7 +239,7 @@ impl Mirror {
         }
         self.count(&report);
         self.check_entries(&mut report, teller)?;
-        let status = self.status(0);
+        let status = self.status();
         report.git = status.git.and_then(|git| git.failing);
         Ok(report)
     }
