@@ -16,7 +16,7 @@
 //! | 6 | [`config`] | flags > environment > file > defaults; writes each key into the `Options` of its owner |
 //! | 5 | [`http`] | hides actix: the listener, the routes, ready answers, errors as statuses |
 //! | 5 | [`admin`] | the socket by which commands reach the server that has the store |
-//! | 4 | [`status`] | what the server says about itself: the traffic history |
+//! | 4 | [`status`] | what the server says about itself: one verdict, the events, the traffic, what is known of a crate |
 //! | 3 | [`mirror`] | the jobs: an index entry or a crate on demand, once for all who wait; clock, loops |
 //! | 2 | [`store`] | hides sled and zstd: records, value files, journal, commit, rebuild |
 //! | 2 | [`upstream`] | hides reqwest: requests to the registry, retries, breaker, address rules |
@@ -115,6 +115,7 @@
 //! | a setting that changes while it runs | `RELOAD` in its row of `config/keys.rs`, `mirror/live.rs` or `cli/reload.rs` |
 //! | what keeps the watchdog fed | `cli/vitals.rs` |
 //! | an endpoint | `http/routes.rs`, a file beside it |
+//! | the verdict and what needs attention | `status/health.rs` |
 //! | what the pages show, and how | `http/page/model.rs` and `gather.rs`; `static/templates`, `orlop.css`, `orlop.js`, `http/page/{render,charts,text}.rs` |
 //! | what an error looks like to cargo | `http/reply.rs`; to an admin: `cli/error.rs` |
 //! | when a commit of the git index is made, and its message | `mirror/generations` |

@@ -149,7 +149,7 @@ fn answer(
     };
     let is_handed = !start.sockets.is_empty();
     let status = Status::new(mirror);
-    let server = Server::bind(config.http.clone(), listen, start.sockets, status);
+    let server = Server::bind(config.http.clone(), listen, start.sockets, status.clone());
     let server = server.map_err(Error::Listen)?;
     let addresses = server.addresses();
     if is_handed {
@@ -159,7 +159,7 @@ fn answer(
         );
     }
     let notify = start.notify;
-    let vitals = Vitals::new(mirror.clone(), server.live(), notify.clone(), watchdog);
+    let vitals = Vitals::new(&status, server.live(), notify.clone(), watchdog);
     let vitals = Arc::new(vitals);
     let running = Arc::new(Running {
         sources: start.sources,

@@ -16,8 +16,8 @@ use tokio::time::MissedTickBehavior;
 use super::notify::Notify;
 use crate::{
     http::{self, listen::Pulse},
-    mirror::{Mirror, Status},
-    policy::Mode,
+    mirror::Mirror,
+    status::{Health, Status},
     util::error::one_line,
 };
 
@@ -44,14 +44,14 @@ pub(super) fn heartbeat(watchdog: Duration) -> Duration {
 
 impl Vitals {
     pub(super) fn new(
-        mirror: Mirror,
+        status: &Status,
         http: http::Live,
         notify: Notify,
         watchdog: Option<Duration>,
     ) -> Vitals {
         Vitals {
-            probe: Probe::start(&mirror),
-            mirror,
+            probe: Probe::start(status),
+            mirror: status.mirror().clone(),
             http,
             notify,
             watchdog,
@@ -123,10 +123,10 @@ struct Seen {
 }
 
 impl Probe {
-    fn start(mirror: &Mirror) -> Probe {
-        let (asked, judged) = (mirror.clone(), mirror.clone());
+    fn start(status: &Status) -> Probe {
+        let (asked, judged) = (status.mirror().clone(), status.clone());
         let look = move || asked.look().map_err(|error| one_line(&error));
-        Probe::of(look, move || verdict(&judged.status()))
+        Probe::of(look, move || Health::of(&judged.gather()).summary)
     }
 
     /// Judges once at once.
@@ -237,39 +237,6 @@ fn stalled(seen: &Seen, pulse: &Pulse, now: Instant, limit: Duration) -> Vec<Str
         stalled.push(format!("only {count} of {expected} HTTP workers are there"));
     }
     stalled
-}
-
-fn verdict(status: &Status) -> String {
-    let upstream = &status.upstream;
-    let mood = match (status.totals.writable, status.mode) {
-        (false, _) => "serving, but nothing new can be kept: the disk is full or failed",
-        (true, Mode::Offline) => "serving what is held; upstream is never asked",
-        (true, _) if upstream.is_breaker_open() => "serving what is held; upstream is in trouble",
-        (true, _) => match (
-            upstream.index.last_success,
-            upstream.index.failed_last().is_some(),
-        ) {
-            (Some(_), false) => "serving; upstream reachable",
-            (_, true) => "serving; upstream did not answer lately",
-            (None, false) => "serving; upstream not asked yet",
-        },
-    };
-    let held = status.totals.blobs;
-    let noun = if held == 1 { "crate" } else { "crates" };
-    format!("{mood}; {} {noun} held", grouped(held))
-}
-
-/// A number with commas: `1,234`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]
@@ -407,17 +374,5 @@ mod tests {
             assert_eq!((seen.read, seen.verdict.as_str()), (read, "serving"));
         }
         drop(never);
-    }
-
-    #[test]
-    fn numbers_are_grouped() {
-        for (number, text) in [
-            (0, "0"),
-            (999, "999"),
-            (1234, "1,234"),
-            (1_234_567, "1,234,567"),
-        ] {
-            assert_eq!(grouped(number), text);
-        }
     }
 }

@@ -21,10 +21,7 @@ mod view;
 
 use std::{
     net::{SocketAddr, TcpListener},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
 };
 
 use actix_http::Request;
@@ -88,7 +85,6 @@ pub(crate) struct State {
     pub(crate) listen: Arc<listen::Stats>,
     pub(crate) git: git::Places,
     pub(crate) gathered: page::gather::Gathered,
-    draining: AtomicBool,
 }
 
 impl State {
@@ -109,11 +105,6 @@ impl State {
             request.head_mut().uri = uri;
         }
     }
-
-    /// Whether the program is on its way out.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
-    }
 }
 
 /// A server that listens, but does not answer yet.
@@ -133,7 +124,7 @@ pub struct Stop {
 impl Stop {
     /// Takes no more connections, lets answers under way come to their end, then ends the server.
     pub fn stop(&self) {
-        self.state.draining.store(true, Ordering::Relaxed);
+        self.state.status.stop();
         self.handle.stop();
     }
 }
@@ -177,7 +168,6 @@ impl Server {
             listen: Arc::new(listen::Stats::default()),
             git: git::Places::default(),
             gathered: page::gather::Gathered::default(),
-            draining: AtomicBool::new(false),
         };
         Ok(Server {
             bound: match sockets {

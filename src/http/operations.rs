@@ -8,11 +8,12 @@ use actix_web::{
     web,
 };
 
-use super::{State, reply};
+use super::{State, page::gather, reply};
 use crate::{
     metrics::{Arrival, Content, Gauges, Host, HostGauges, JobGauges, JournalEvent, ServingMode},
     mirror::{Status, jobs::Running},
     policy::freshness::Mode,
+    status::Health,
     store::{EventLog, LogKind, Totals},
     upstream::{BreakerState, HostHealth},
 };
@@ -91,13 +92,19 @@ pub(crate) async fn healthz() -> HttpResponse {
     reply::plain(StatusCode::OK, "ok\n".into())
 }
 
-/// `GET /readyz`: it should be sent requests. A mirror without upstream is ready: serving what it
-/// holds is what it is for. One on its way out is not.
+/// How long `/readyz` waits for the verdict. A disk that hangs is no reason to answer late.
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// `GET /readyz`: whether it should be sent requests, and the verdict in a line.
 pub(crate) async fn readyz(state: web::Data<State>) -> HttpResponse {
-    if state.is_draining() {
-        return reply::plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n".into());
-    }
-    reply::plain(StatusCode::OK, "ready\n".into())
+    let gathered = actix_web::rt::time::timeout(VERDICT_TIMEOUT, gather::facts(&state)).await;
+    let health = gathered.ok().flatten().map(|facts| Health::of(&facts));
+    let (status, word) = match (state.status.is_stopping(), &health) {
+        (false, None | Some(Health { is_ready: true, .. })) => (StatusCode::OK, "ready"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+    };
+    let summary = health.map(|health| health.summary).unwrap_or_default();
+    reply::plain(status, format!("{word}\n{summary}\n").into())
 }
 
 fn host(health: &HostHealth, now: SystemTime) -> HostGauges {

@@ -160,7 +160,8 @@ impl Error {
         }
     }
 
-    pub(super) fn store(what: &impl ToString, source: store::Error) -> Error {
+    /// The store failed while it was asked for `what`.
+    pub fn store(what: &impl ToString, source: store::Error) -> Error {
         Error::Store {
             what: what.to_string(),
             source,

@@ -18,7 +18,6 @@ mod generations;
 mod index;
 pub mod jobs;
 mod live;
-pub mod overview;
 mod patient;
 pub mod seed;
 pub mod select;
@@ -475,6 +474,12 @@ impl Mirror {
                 .duration_since(oldest)
                 .unwrap_or_default(),
         )
+    }
+
+    /// How often saved sets are fetched again; `None`: only when somebody asks.
+    pub fn sync_every(&self) -> Option<Duration> {
+        let every = self.inner.options().sync.every;
+        (!every.is_zero()).then_some(every)
     }
 
     /// Bytes of the whole file system of the store; 0 where it does not tell.

@@ -1,18 +1,73 @@
-//! What the server says about itself: the traffic that went through, for the pages.
+//! What the server says about itself: how well it is, what happened, what went through, and what is
+//! known of a crate. The pages, the health probes and the service manager read it from here.
 
+mod crates;
+mod health;
 mod traffic;
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
 
 use self::traffic::TrafficHistory;
-pub use self::traffic::{Point, Range, TrafficSeries};
-use crate::mirror::Mirror;
+pub use self::{
+    crates::{CrateFacts, FoundCrate, VersionFacts},
+    health::{Health, HealthItem, Level, grouped},
+    traffic::{Point, Range, TrafficSeries},
+};
+use crate::{
+    mirror::{self, Mirror, jobs::Running, upkeep::StatsReport},
+    store::{self, LogEntry, LogKind, Occurrences},
+};
+
+/// How many events are gathered at most.
+const MAX_EVENTS: usize = 60;
+
+/// How long what is over is shown as needing attention: whoever looks once a week has seen it.
+const SHOWN_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// How many failures of syncs are looked through; where there are more, that is said.
+const MAX_FAILURES: u64 = 10_000;
 
 /// What the server says about itself. Cloning it is cheap.
 #[derive(Debug, Clone)]
 pub struct Status {
     mirror: Mirror,
     traffic: Arc<TrafficHistory>,
+    is_stopping: Arc<AtomicBool>,
+}
+
+/// What was gathered at one moment: for [`Health::of`] and the status page.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The state as it is read off its owners, and the time of day.
+    pub status: mirror::Status,
+    /// Whether the server takes no more connections.
+    pub is_stopping: bool,
+    /// What was recorded: failures, sets, the last jobs. Its other numbers are left out.
+    pub recorded: StatsReport,
+    /// Jobs that run now.
+    pub running: Vec<Running>,
+    /// The newest events, the newest first.
+    pub events: Vec<LogEntry>,
+    /// Checksums that changed within a week.
+    pub changed: Occurrences,
+    /// Versions that went from the index within a week.
+    pub removed: Occurrences,
+    /// Files that upstream sent within a week and that the index does not promise.
+    pub mismatches: Occurrences,
+    /// Stored files that were found damaged within a week.
+    pub damaged: Occurrences,
+    /// The room on the disk; `None`: the file system does not tell.
+    pub room: Option<store::Room>,
+    /// How old the oldest index entry is that was recently served past its time; `None`: none was.
+    pub oldest_stale: Option<Duration>,
+    /// How often saved sets are fetched again; `None`: only when somebody asks.
+    pub sync_every: Option<Duration>,
 }
 
 impl Status {
@@ -21,12 +76,49 @@ impl Status {
         Status {
             traffic: TrafficHistory::record(mirror),
             mirror: mirror.clone(),
+            is_stopping: Arc::default(),
         }
     }
 
     /// The mirror that it is about.
     pub fn mirror(&self) -> &Mirror {
         &self.mirror
+    }
+
+    /// Notes that the server takes no more connections.
+    pub fn stop(&self) {
+        self.is_stopping.store(true, Relaxed);
+    }
+
+    /// Whether the server takes no more connections.
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Relaxed)
+    }
+
+    /// Gathers everything that the status page shows. Blocks for the disk for some milliseconds.
+    pub fn gather(&self) -> Facts {
+        let (mirror, status) = (&self.mirror, self.mirror.status());
+        let mut recorded = StatsReport::default();
+        if let Err(error) = mirror.kept_stats(&mut recorded, MAX_FAILURES) {
+            tracing::warn!(%error, "could not read what was recorded");
+        }
+        let log = mirror.store().log();
+        let from = status.now.checked_sub(SHOWN_FOR);
+        let since = |kind| log.since(kind, from.unwrap_or(SystemTime::UNIX_EPOCH));
+        Facts {
+            is_stopping: self.is_stopping(),
+            recorded,
+            running: mirror.jobs(),
+            events: log.newest(MAX_EVENTS),
+            changed: since(LogKind::Changed),
+            removed: since(LogKind::Removed),
+            mismatches: since(LogKind::Mismatch),
+            damaged: since(LogKind::Damage),
+            room: mirror.store().room(),
+            oldest_stale: mirror.oldest_stale(),
+            sync_every: mirror.sync_every(),
+            status,
+        }
     }
 
     /// The traffic of some time, up to now. From memory.

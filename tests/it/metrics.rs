@@ -171,7 +171,10 @@ fn health_and_readiness_answer() {
     let (upstream, orlop) = setting();
     let health = orlop.get("/healthz");
     assert_eq!((health.status, health.text().trim()), (200, "ok"));
-    assert_eq!(orlop.get("/readyz").status, 200);
+    let ready = orlop.get("/readyz");
+    assert_eq!(ready.status, 200);
+    let text = ready.text();
+    assert!(text.starts_with("ready\nserving; upstream "), "{text}");
     assert_eq!(orlop.ask(&Ask::head("/healthz")).status, 200);
     upstream.down();
     assert_eq!(orlop.index("unknown").status, 503);

@@ -16,8 +16,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::support::{
     PATIENCE,
     crates::{Krate, Registry},
-    orlop::{Outcome, Setup, wait},
-    peer_may_be_gone,
+    orlop::{Orlop, Outcome, Setup, wait},
+    peer_may_be_gone, until,
     upstream::Upstream,
 };
 
@@ -87,6 +87,81 @@ fn it_is_told_when_the_server_answers_how_it_goes_and_when_it_ends() {
         stopping.contains("EXTEND_TIMEOUT_USEC=45000000"),
         "{stopping}"
     );
+}
+
+/// The verdict as the page, its JSON and `/readyz` show it.
+#[track_caller]
+fn shown(orlop: &Orlop) -> (String, String, String) {
+    let json = orlop.get("/status.json").text();
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let headline = json["verdict"]["headline"]
+        .as_str()
+        .expect("text")
+        .to_owned();
+    let page = orlop.get("/").text();
+    assert!(page.contains(&format!("<h1>{headline}</h1>")), "{headline}");
+    let ready = orlop.get("/readyz");
+    assert_eq!(ready.status, 200);
+    let level = json["verdict"]["level"]
+        .as_str()
+        .expect("a level")
+        .to_owned();
+    (level, headline, ready.text())
+}
+
+#[test]
+fn the_pages_the_probe_and_the_manager_show_one_verdict() {
+    for (mode, fault, level, headline, reason) in [
+        ("fallback", false, "good", "Serving", "upstream reachable"),
+        (
+            "fallback",
+            true,
+            "warn",
+            "Serving what is held",
+            "upstream is in trouble",
+        ),
+        (
+            "strict",
+            true,
+            "bad",
+            "Serving crates that are held, but no index entry past its time",
+            "upstream is in trouble",
+        ),
+        (
+            "offline",
+            true,
+            "good",
+            "Serving what is held",
+            "upstream is never asked",
+        ),
+    ] {
+        let (upstream, manager) = (upstream(), Manager::start());
+        let setup = Setup::over(&upstream)
+            .config("mode", mode)
+            .config("store.reserve", "1MiB")
+            .variable("NOTIFY_SOCKET", &manager.path);
+        let orlop = setup.start();
+        let asked = orlop.download("demo", "1.0.0").status;
+        assert_eq!(asked, if mode == "offline" { 404 } else { 200 });
+        if fault {
+            upstream.down();
+            orlop.index("unknown");
+        }
+        let line = format!("{}; {reason}; ", headline.to_lowercase());
+        manager.hears(&format!("STATUS={line}"));
+        until("the verdict is that of the manager", || {
+            shown(&orlop).2.starts_with(&format!("ready\n{line}"))
+        });
+        let (level_shown, headline_shown, _ready) = shown(&orlop);
+        assert_eq!(headline_shown, headline, "{mode}");
+        // A machine whose disk is nearly full needs attention in any case.
+        let expected = [level, "warn"];
+        assert!(
+            expected.contains(&level_shown.as_str()),
+            "{mode} {level_shown}"
+        );
+        orlop.terminate();
+    }
 }
 
 #[test]

@@ -4,19 +4,20 @@ use std::time::{Duration, SystemTime};
 
 use super::model::{
     ClientWay, Clients, EventFacts, FollowFacts, GitFacts, HeldFacts, HostFacts, JobFacts,
-    LastJobFacts, Level, UpstreamFacts,
+    LastJobFacts, UpstreamFacts,
 };
 use crate::{
-    mirror::{GitState, GitStatus, Status, jobs::Running, overview, upkeep},
+    mirror::{GitState, GitStatus, Status, jobs::Running, upkeep},
     policy::freshness::Mode,
     registry::client::{client_config, git_client_config, view_base},
+    status::{Facts, Level},
     store::{LogEntry, LogKind},
     upstream::{BreakerState, HostHealth},
     util::format::{seconds, span},
 };
 
-pub(super) fn upstream(overview: &overview::Overview) -> UpstreamFacts {
-    let status = &overview.status;
+pub(super) fn upstream(gathered: &Facts) -> UpstreamFacts {
+    let status = &gathered.status;
     UpstreamFacts {
         name: registry_name(&status.upstream_url),
         url: status.upstream_url.clone(),
@@ -30,7 +31,7 @@ pub(super) fn upstream(overview: &overview::Overview) -> UpstreamFacts {
         }),
         refreshing: status.refreshing,
         fetching: status.fetching,
-        oldest_stale_seconds: overview.oldest_stale.map(|age| age.as_secs()),
+        oldest_stale_seconds: gathered.oldest_stale.map(|age| age.as_secs()),
     }
 }
 
@@ -97,10 +98,10 @@ fn host_text(health: &HostHealth, mode: Mode) -> String {
     }
 }
 
-pub(super) fn held(overview: &overview::Overview, base: &str) -> HeldFacts {
-    let status = &overview.status;
+pub(super) fn held(gathered: &Facts, base: &str) -> HeldFacts {
+    let status = &gathered.status;
     let totals = &status.totals;
-    let room = overview.room.as_ref();
+    let room = gathered.room.as_ref();
     let view = status.views.first();
     HeldFacts {
         names: totals.names,

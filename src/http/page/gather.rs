@@ -5,16 +5,16 @@ use std::{sync::Arc, time::Duration};
 use actix_web::web::Bytes;
 
 use super::{
-    attention, facts,
+    facts,
     model::{CratePage, FoundCrate, Overview, SearchPage, VersionFacts},
     reads::{ReadError, Reads},
 };
 use crate::{
     http::State,
-    mirror::{self, Status, overview},
+    mirror::{self, Status},
     policy::freshness::Mode,
     registry::CrateName,
-    status::{Range, TrafficSeries},
+    status::{self, CrateFacts, Facts, Health, Range, TrafficSeries},
     util::format::{is_hidden, seconds},
 };
 
@@ -36,7 +36,7 @@ const MOST_LOOKS: usize = 48;
 /// What is being gathered, and what was within the last second.
 #[derive(Debug)]
 pub(crate) struct Gathered {
-    overview: Reads<Arc<overview::Overview>>,
+    overview: Reads<Arc<Facts>>,
     pages: Reads<Looked>,
 }
 
@@ -88,22 +88,27 @@ impl Looked {
 /// The status page for the base that it was reached by; `None`: it could not be gathered, and the
 /// log has why.
 pub(super) async fn overview(state: &State, base: &str, range: Range) -> Option<Overview> {
-    let mirror = state.mirror.clone();
-    let gather = move || Arc::new(mirror.overview());
-    let gathered = state.gathered.overview.get("", FRESH_FOR, gather).await;
-    let gathered = gathered.ok()?;
+    let gathered = facts(state).await?;
     Some(page_of(&gathered, base, state.status.traffic(range)))
 }
 
-fn page_of(gathered: &overview::Overview, base: &str, traffic: TrafficSeries) -> Overview {
+/// What was gathered within the last second; `None`: it could not be gathered, and the log has why.
+pub(crate) async fn facts(state: &State) -> Option<Arc<Facts>> {
+    let status = state.status.clone();
+    let gather = move || Arc::new(status.gather());
+    let gathered = state.gathered.overview.get("", FRESH_FOR, gather).await;
+    gathered.ok()
+}
+
+fn page_of(gathered: &Facts, base: &str, traffic: TrafficSeries) -> Overview {
     let status = &gathered.status;
-    let attention = attention::attention(gathered);
+    let health = Health::of(gathered);
     Overview {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         now_seconds: seconds(status.now),
         uptime_seconds: status.uptime.as_secs(),
-        verdict: attention::verdict(status, &attention),
-        attention,
+        attention: health.items.clone(),
+        verdict: health,
         upstream: facts::upstream(gathered),
         held: facts::held(gathered, base),
         git: status.git.as_ref().map(facts::git),
@@ -124,10 +129,10 @@ pub(super) async fn krate(
 ) -> Looked {
     let stamp = state.mirror.view_stamp(name);
     let key = format!("crate {} {stamp} {form}", name.key());
-    let (mirror, name) = (state.mirror.clone(), name.clone());
+    let (about, name) = (state.status.clone(), name.clone());
     let look = move || {
-        let found = mirror.crate_facts(&name, MOST_VERSIONS);
-        let status = mirror.status();
+        let found = about.crate_facts(&name, MOST_VERSIONS);
+        let status = about.mirror().status();
         Looked::of(found, |facts| {
             write(crate_page_of(&facts, &status), seconds(status.now))
         })
@@ -135,7 +140,7 @@ pub(super) async fn krate(
     Looked::from(state.gathered.pages.get(&key, FRESH_FOR, look).await)
 }
 
-fn crate_page_of(facts: &overview::CrateFacts, status: &Status) -> CratePage {
+fn crate_page_of(facts: &CrateFacts, status: &Status) -> CratePage {
     let usable = match status.mode {
         Mode::Offline => facts.held_version.as_ref(),
         Mode::Fallback | Mode::Strict => facts.max_version.as_ref(),
@@ -158,7 +163,7 @@ fn crate_page_of(facts: &overview::CrateFacts, status: &Status) -> CratePage {
     }
 }
 
-fn version(facts: &overview::VersionFacts) -> VersionFacts {
+fn version(facts: &status::VersionFacts) -> VersionFacts {
     let release = &facts.release;
     VersionFacts {
         version: release.version.to_string(),
@@ -186,10 +191,10 @@ pub(super) async fn search(
     // It is shown again, and no name has such letters.
     let seen = |letter: &char| !is_hidden(*letter);
     let query: String = query.trim().chars().filter(seen).collect();
-    let mirror = state.mirror.clone();
+    let status = state.status.clone();
     let key = format!("search {form} {query}");
     let look = move || {
-        let found = mirror.search_held(&query, MOST_FOUND);
+        let found = status.search_held(&query, MOST_FOUND);
         Looked::of(found.map(Some), |(found, total)| {
             write(SearchPage {
                 query,
@@ -202,7 +207,7 @@ pub(super) async fn search(
     Looked::from(state.gathered.pages.get(&key, Duration::ZERO, look).await)
 }
 
-fn found_crate(found: &overview::FoundCrate) -> FoundCrate {
+fn found_crate(found: &status::FoundCrate) -> FoundCrate {
     let max = found.found.max_version.as_ref();
     FoundCrate {
         name: found.found.name.to_string(),

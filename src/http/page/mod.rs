@@ -1,10 +1,9 @@
 //! The pages for people, and their JSON twins: `gather` makes the data, the templates show it.
 
 mod assets;
-mod attention;
 mod charts;
 mod facts;
-pub(crate) mod gather;
+pub(super) mod gather;
 pub(crate) mod model;
 mod reads;
 mod render;

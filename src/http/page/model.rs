@@ -5,20 +5,7 @@
 
 use serde::Serialize;
 
-use crate::status::TrafficSeries;
-
-/// How something fares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Level {
-    /// As it should be.
-    #[default]
-    Good,
-    /// It serves, and somebody should look.
-    Warn,
-    /// It does not do all of what it is for.
-    Bad,
-}
+use crate::status::{Health, HealthItem, Level, TrafficSeries};
 
 /// The status page: `/`, and as JSON `/status.json`.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -30,9 +17,9 @@ pub(crate) struct Overview {
     /// Since the start.
     pub(crate) uptime_seconds: u64,
     /// The one thing to know first.
-    pub(crate) verdict: Verdict,
+    pub(crate) verdict: Health,
     /// What needs somebody, the worst first.
-    pub(crate) attention: Vec<Attention>,
+    pub(crate) attention: Vec<HealthItem>,
     /// The registry behind.
     pub(crate) upstream: UpstreamFacts,
     /// What is held.
@@ -49,28 +36,6 @@ pub(crate) struct Overview {
     pub(crate) last_jobs: Vec<LastJobFacts>,
     /// How a client is set up, for the host that this was reached by.
     pub(crate) clients: Clients,
-}
-
-/// The one thing to know first.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Verdict {
-    /// How it fares as a whole.
-    pub(crate) level: Level,
-    /// In a few words: `Serving`.
-    pub(crate) headline: String,
-    /// In a line: `upstream reachable, index checked 40 s ago`.
-    pub(crate) detail: String,
-}
-
-/// Something that needs somebody. One that is [`Level::Good`] is only worth knowing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Attention {
-    /// How bad it is.
-    pub(crate) level: Level,
-    /// What it is, as a sentence; names and versions stand in backticks.
-    pub(crate) text: String,
-    /// What to do about it, as a sentence; commands stand in backticks. Absent: nothing.
-    pub(crate) remedy: Option<String>,
 }
 
 /// The registry behind.

@@ -9,12 +9,12 @@ use askama::Template;
 
 use super::{
     assets, charts,
-    model::{CratePage, Level, Overview, SearchPage},
+    model::{CratePage, Overview, SearchPage},
     text,
 };
 use crate::{
     http::reply,
-    status::{Point, Range},
+    status::{Level, Point, Range},
 };
 
 /// Nothing on a page comes from elsewhere, nothing in it is run or styled that is not a file of

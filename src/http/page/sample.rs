@@ -1,14 +1,13 @@
 //! Pages of data for the tests: an empty store, a busy one, one in trouble, and what is hostile.
 
 use super::model::{
-    Attention, ClientWay, Clients, CratePage, EventFacts, FollowFacts, FoundCrate, GitFacts,
-    HeldFacts, HostFacts, JobFacts, LastJobFacts, Level, Overview, SearchPage, UpstreamFacts,
-    Verdict, VersionFacts,
+    ClientWay, Clients, CratePage, EventFacts, FollowFacts, FoundCrate, GitFacts, HeldFacts,
+    HostFacts, JobFacts, LastJobFacts, Overview, SearchPage, UpstreamFacts, VersionFacts,
 };
 use crate::{
     metrics::Traffic,
     registry::client::{client_config, git_client_config, view_base},
-    status::{Point, Range, TrafficSeries},
+    status::{Health, HealthItem, Level, Point, Range, TrafficSeries},
 };
 
 /// A Monday in November.
@@ -22,10 +21,11 @@ pub(super) fn empty() -> Overview {
         version: "0.1.0".into(),
         now_seconds: NOW,
         uptime_seconds: 75,
-        verdict: Verdict {
+        verdict: Health {
             level: Level::Good,
             headline: "Serving".into(),
             detail: "upstream has not been asked yet".into(),
+            ..Health::default()
         },
         upstream: UpstreamFacts {
             name: "index.example".into(),
@@ -56,10 +56,11 @@ pub(super) fn empty() -> Overview {
 pub(super) fn busy() -> Overview {
     Overview {
         uptime_seconds: 12 * 86_400 + 5 * 3600,
-        verdict: Verdict {
+        verdict: Health {
             level: Level::Good,
             headline: "Serving".into(),
             detail: "upstream reachable, index checked 40 s ago".into(),
+            ..Health::default()
         },
         upstream: UpstreamFacts {
             name: "index.example".into(),
@@ -129,28 +130,29 @@ pub(super) fn busy() -> Overview {
 /// Upstream is gone, the disk is full, and a file was not what it was to be.
 pub(super) fn trouble() -> Overview {
     let mut page = busy();
-    page.verdict = Verdict {
+    page.verdict = Health {
         level: Level::Bad,
         headline: "Serving, but nothing new can be kept".into(),
         detail: "upstream is in trouble; it last answered 3 h ago".into(),
+        ..Health::default()
     };
     page.attention = vec![
-        Attention {
+        HealthItem {
             level: Level::Bad,
             text: "The store takes no writes: the disk is full or failed. What is held is served, and nothing new is kept.".into(),
             remedy: Some("Make room on the disk of the data folder; `orlop gc --unused-for 90d` removes what nobody fetched for so long. Writes come back by themselves.".into()),
         },
-        Attention {
+        HealthItem {
             level: Level::Bad,
             text: "The file of `left-pad` `1.2.0` does not have the checksum that the index names; it was not kept.".into(),
             remedy: Some("Somebody between here and upstream changes files, or upstream is damaged. Look at `orlop who left-pad@1.2.0`.".into()),
         },
-        Attention {
+        HealthItem {
             level: Level::Warn,
             text: "Upstream's index failed 12 s ago: connection refused (os error 111). What is held is served.".into(),
             remedy: Some("`orlop doctor` tells how far the network goes.".into()),
         },
-        Attention {
+        HealthItem {
             level: Level::Good,
             text: "`tokio` `1.48.0` was yanked upstream; it is pinned here and served on.".into(),
             remedy: None,
@@ -177,7 +179,7 @@ pub(super) fn hostile() -> Overview {
     let mut page = busy();
     page.verdict.headline = evil.into();
     page.verdict.detail = format!("`{evil}`");
-    page.attention = vec![Attention {
+    page.attention = vec![HealthItem {
         level: Level::Warn,
         text: format!("{evil} `{evil}`"),
         remedy: Some(evil.into()),

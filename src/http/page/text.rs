@@ -5,8 +5,10 @@
 
 use std::time::Duration;
 
-use super::model::Level;
-use crate::util::format;
+use crate::{
+    status::{Level, grouped},
+    util::format,
+};
 
 /// How much of a commit's id or a checksum is shown; enough to tell it from all others here.
 const SHOWN_ID_CHARACTERS: usize = 12;
@@ -70,15 +72,7 @@ pub(super) fn parts(text: &str) -> Vec<Part<'_>> {
 
 /// A number with its thousands apart: `1,234,567`.
 pub(super) fn count(number: impl Value<u64>) -> String {
-    let digits = number.value().to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    grouped(number.value())
 }
 
 /// A count and its noun, which gets an `s` where there are more or fewer than one.

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::uses::{RECORDED_SINCE, Uses, downloads_in};
+pub use self::uses::downloads_in;
+pub(super) use self::uses::{RECORDED_SINCE, Uses};
 pub use self::{
     gc::{GcReport, GcRequest, Removed},
     pins::{Pin, PinReport, PinRequest},

@@ -296,11 +296,12 @@ impl Mirror {
         }
     }
 
-    pub(in crate::mirror) fn kept_stats(
-        &self,
-        report: &mut StatsReport,
-        most_failures: u64,
-    ) -> Result<(), JobError> {
+    /// Adds what the store keeps to `report`: failures (as far as `most_failures`), sets, pins and the
+    /// last jobs. Blocks for the disk.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub fn kept_stats(&self, report: &mut StatsReport, most_failures: u64) -> Result<(), JobError> {
         let each = |table, take: &mut dyn FnMut(&str, &[u8]) -> bool| {
             self.inner
                 .store

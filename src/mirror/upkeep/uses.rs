@@ -323,7 +323,7 @@ fn merged(store: &Store, key: &str, new: &Kept, oldest: u64) -> Result<Vec<u8>, 
 }
 
 /// How many downloads a value of [`Table::Uses`] tells of.
-pub(in crate::mirror) fn downloads_in(bytes: &[u8]) -> u64 {
+pub fn downloads_in(bytes: &[u8]) -> u64 {
     let kept: Kept = read_json(bytes).unwrap_or_default();
     kept.by
         .iter()
@@ -396,15 +396,6 @@ impl Inner {
         self.store.keep(Table::Uses, vec![pair])
     }
 
-    /// Since when uses are recorded; `None`: they are not.
-    pub(in crate::mirror) fn counted_since(&self) -> Result<Option<SystemTime>, store::Error> {
-        if !self.uses.is_on() {
-            return Ok(None);
-        }
-        let kept = self.store.kept(Table::Uses, RECORDED_SINCE)?;
-        Ok(kept.and_then(|bytes| read_json(&bytes)).map(from_seconds))
-    }
-
     /// Since when nothing is missing in the record of uses.
     pub(super) fn recorded_since(&self) -> Result<SystemTime, store::Error> {
         self.note_recording();
@@ -415,6 +406,18 @@ impl Inner {
 }
 
 impl Mirror {
+    /// Since when downloads are counted; `None`: they are not.
+    ///
+    /// # Errors
+    /// As the store.
+    pub fn counted_since(&self) -> Result<Option<SystemTime>, store::Error> {
+        if !self.inner.uses.is_on() {
+            return Ok(None);
+        }
+        let kept = self.inner.store.kept(Table::Uses, RECORDED_SINCE)?;
+        Ok(kept.and_then(|bytes| read_json(&bytes)).map(from_seconds))
+    }
+
     /// Notes that `client` was answered with the crate file that `path` of the download endpoint
     /// stands for. Cheap enough for every answer.
     pub fn note_use(&self, path: &str, client: IpAddr) {

@@ -1,79 +1,179 @@
-//! The verdict and what needs somebody: pure rules over what was gathered.
+//! The one verdict about this server: pure rules over what was gathered.
+//!
+//! The status page, `/status.json`, `/readyz` and the status text of the service manager all show
+//! this [`Health`].
 
 use std::time::Duration;
 
-use super::model::{Attention, Level, Verdict};
+use serde::Serialize;
+
+use super::{Facts, MAX_FAILURES};
 use crate::{
-    mirror::{
-        GitState, Status,
-        overview::{MOST_FAILURES, Overview, SHOWN_FOR},
-        upkeep::Ended,
-    },
+    mirror::{self, GitState, upkeep::Ended},
     policy::freshness::Mode,
     registry::CrateName,
     store::LogEntry,
     util::format::{plural, seconds, size, span},
 };
 
-/// The one thing to know first. Something that needs somebody shows in its level.
-pub(super) fn verdict(status: &Status, attention: &[Attention]) -> Verdict {
-    let (level, headline, detail) = state(status);
-    let worst = attention.iter().map(|one| one.level).max();
-    Verdict {
-        level: level.max(worst.unwrap_or_default()),
-        headline: headline.to_owned(),
-        detail,
+/// How well something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// As it should be.
+    #[default]
+    Good,
+    /// It serves, and somebody should look.
+    Warn,
+    /// It does not do all of what it is for.
+    Bad,
+}
+
+/// How well the server is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Health {
+    /// Of the whole: the worst of the headline and the items.
+    pub level: Level,
+    /// In a few words: `Serving`.
+    pub headline: String,
+    /// In a line: `upstream reachable, index checked 40 s ago`.
+    pub detail: String,
+    /// Headline and reason in a line that changes only when the state does:
+    /// `serving; upstream reachable; 1,234 crates held`.
+    #[serde(skip)]
+    pub summary: String,
+    /// Whether it should be sent requests. A mirror without upstream should: serving what it holds
+    /// is what it is for. One that is stopping should not.
+    #[serde(skip)]
+    pub is_ready: bool,
+    /// What needs somebody, the worst first.
+    #[serde(skip)]
+    pub items: Vec<HealthItem>,
+}
+
+/// Something that needs somebody. One that is [`Level::Good`] is only worth knowing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct HealthItem {
+    /// How bad it is.
+    pub level: Level,
+    /// What it is, as a sentence; names and versions stand in backticks.
+    pub text: String,
+    /// What to do about it, as a sentence; commands stand in backticks. `None`: nothing.
+    pub remedy: Option<String>,
+}
+
+impl Health {
+    /// Judges what was gathered.
+    pub fn of(facts: &Facts) -> Health {
+        let items = items(facts);
+        let (level, headline, reason) = state(facts);
+        let worst = items.iter().map(|item| item.level).max();
+        Health {
+            level: level.max(worst.unwrap_or_default()),
+            headline: headline.to_owned(),
+            detail: reach(&facts.status),
+            summary: summary(facts, headline, reason, &items),
+            is_ready: !facts.is_stopping,
+            items,
+        }
     }
 }
 
-fn state(status: &Status) -> (Level, &'static str, String) {
-    let reach = reach(status);
-    if !status.totals.writable {
-        return (Level::Bad, "Serving, but nothing new can be kept", reach);
+/// The level and the headline, and the reason without an age.
+fn state(facts: &Facts) -> (Level, &'static str, &'static str) {
+    let status = &facts.status;
+    let (index, mode) = (&status.upstream.index, status.mode);
+    if facts.is_stopping {
+        return (
+            Level::Warn,
+            "Stopping",
+            "answers under way come to their end",
+        );
     }
-    let is_troubled = status.mode != Mode::Offline
-        && (status.upstream.is_breaker_open() || status.upstream.index.failed_last().is_some());
-    match (is_troubled, status.mode) {
-        (false, Mode::Offline) => (Level::Good, "Serving what is held", reach),
-        (false, _) => (Level::Good, "Serving", reach),
+    if !status.totals.writable {
+        let headline = "Serving, but nothing new can be kept";
+        return (Level::Bad, headline, "the disk is full or failed");
+    }
+    match (mode, is_in_trouble(status)) {
+        (Mode::Offline, _) => (
+            Level::Good,
+            "Serving what is held",
+            "upstream is never asked",
+        ),
         // No build resolves once its entries are past their time.
-        (true, Mode::Strict) => (
+        (Mode::Strict, true) => (
             Level::Bad,
             "Serving crates that are held, but no index entry past its time",
-            reach,
+            "upstream is in trouble",
         ),
-        (true, _) => (Level::Warn, "Serving what is held", reach),
+        (Mode::Fallback, true) => (
+            Level::Warn,
+            "Serving what is held",
+            "upstream is in trouble",
+        ),
+        (_, false) if index.last_success.is_some() => {
+            (Level::Good, "Serving", "upstream reachable")
+        }
+        (_, false) => (Level::Good, "Serving", "upstream not asked yet"),
     }
+}
+
+fn is_in_trouble(status: &mirror::Status) -> bool {
+    status.mode != Mode::Offline
+        && (status.upstream.is_breaker_open() || status.upstream.index.failed_last().is_some())
+}
+
+fn summary(facts: &Facts, headline: &str, reason: &str, items: &[HealthItem]) -> String {
+    let blobs = facts.status.totals.blobs;
+    let noun = if blobs == 1 { "crate" } else { "crates" };
+    let held = grouped(blobs);
+    let mut summary = headline.to_owned();
+    if let Some(first) = summary.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    summary = format!("{summary}; {reason}; {held} {noun} held");
+    match items.iter().filter(|item| item.level > Level::Good).count() {
+        0 => summary,
+        1 => summary + "; 1 thing needs attention",
+        count => format!("{summary}; {count} things need attention"),
+    }
+}
+
+/// A number with commas: `1,234`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// How far upstream is reached, in a line.
-fn reach(status: &Status) -> String {
-    let index = &status.upstream.index;
-    if status.mode == Mode::Offline {
-        return "mode `offline`: upstream is never asked".to_owned();
-    }
-    if status.upstream.is_breaker_open() || index.failed_last().is_some() {
-        return match index.last_success {
-            Some(age) => format!("upstream is in trouble; it last answered {} ago", span(age)),
-            None => "upstream is in trouble and has not answered since the start".to_owned(),
-        };
-    }
-    match index.last_success {
-        Some(age) => format!("upstream reachable, index checked {} ago", span(age)),
-        None => "upstream has not been asked yet".to_owned(),
+fn reach(status: &mirror::Status) -> String {
+    let answered = status.upstream.index.last_success.map(span);
+    match (status.mode, is_in_trouble(status), answered) {
+        (Mode::Offline, ..) => "mode `offline`: upstream is never asked".to_owned(),
+        (_, true, Some(age)) => format!("upstream is in trouble; it last answered {age} ago"),
+        (_, true, None) => "upstream is in trouble and has not answered since the start".to_owned(),
+        (_, false, Some(age)) => format!("upstream reachable, index checked {age} ago"),
+        (_, false, None) => "upstream has not been asked yet".to_owned(),
     }
 }
 
 /// What needs somebody, the worst first.
-pub(super) fn attention(overview: &Overview) -> Vec<Attention> {
-    let status = &overview.status;
+fn items(facts: &Facts) -> Vec<HealthItem> {
+    let status = &facts.status;
     let mut all = Vec::new();
-    all.extend(disk(overview));
-    all.extend(changes(overview));
-    all.extend(files(overview));
+    all.extend(disk(facts));
+    all.extend(changes(facts));
+    all.extend(files(facts));
     all.extend(hosts(status));
-    all.extend(ahead(overview));
-    all.extend(jobs(overview));
+    all.extend(ahead(facts));
+    all.extend(jobs(facts));
     all.extend(git(status));
     all.sort_by_key(|one| std::cmp::Reverse(one.level));
     all
@@ -86,15 +186,15 @@ const ROOM_ENOUGH_BYTES: u64 = 50 << 30;
 /// that failed, is no news.
 const OVERDUE_TIMES: u32 = 3;
 
-fn disk(overview: &Overview) -> Option<Attention> {
-    if !overview.status.totals.writable {
+fn disk(facts: &Facts) -> Option<HealthItem> {
+    if !facts.status.totals.writable {
         return Some(item(
             Level::Bad,
             "The store takes no writes: the disk is full or failed. What is held is served, and nothing new is kept.",
             "Make room on the disk of the data folder; `orlop gc --unused-for 90d` removes what nobody fetched for so long. Writes come back by themselves.",
         ));
     }
-    let room = overview.room?;
+    let room = facts.room?;
     let (free, total) = (room.space.free_bytes, room.space.total_bytes);
     let is_low = free < total / 10 && free < ROOM_ENOUGH_BYTES;
     if !is_low && free >= room.reserve_bytes.saturating_mul(2) {
@@ -113,10 +213,10 @@ fn disk(overview: &Overview) -> Option<Attention> {
 }
 
 /// What upstream changed that never should change, or took away.
-fn changes(overview: &Overview) -> Vec<Attention> {
+fn changes(facts: &Facts) -> Vec<HealthItem> {
     let mut all = Vec::new();
-    if let Some(last) = &overview.changed.last {
-        let before = match overview.changed.count {
+    if let Some(last) = &facts.changed.last {
+        let before = match facts.changed.count {
             1 => String::new(),
             count => format!(" It is the last of {count} within a week."),
         };
@@ -124,7 +224,7 @@ fn changes(overview: &Overview) -> Vec<Attention> {
             Level::Warn,
             format!(
                 "A published version became another, {} ago: {}.{before}",
-                ago(overview, last),
+                ago(facts, last),
                 last.text
             ),
             format!(
@@ -133,13 +233,13 @@ fn changes(overview: &Overview) -> Vec<Attention> {
             ),
         ));
     }
-    if let Some(last) = &overview.removed.last {
+    if let Some(last) = &facts.removed.last {
         all.push(item(
             Level::Warn,
             format!(
                 "{} went from upstream's index within a week, the last one {} ago: {}.",
-                plural(overview.removed.count, "version"),
-                ago(overview, last),
+                plural(facts.removed.count, "version"),
+                ago(facts, last),
                 last.text
             ),
             "`orlop pin NAME@VERSION` keeps a file that you need. This note goes a week after the last removal.",
@@ -149,23 +249,23 @@ fn changes(overview: &Overview) -> Vec<Attention> {
 }
 
 /// What is wrong with files: what upstream sent, and what is held.
-fn files(overview: &Overview) -> Vec<Attention> {
-    let status = &overview.status;
+fn files(facts: &Facts) -> Vec<HealthItem> {
+    let status = &facts.status;
     let mut all = Vec::new();
-    if let Some(last) = &overview.mismatches.last {
+    if let Some(last) = &facts.mismatches.last {
         all.push(item(
             Level::Warn,
             format!(
                 "Upstream sent {} that the index does not promise, the last one {} ago. Nothing of it was kept.",
-                plural(overview.mismatches.count, "file"),
-                ago(overview, last)
+                plural(facts.mismatches.count, "file"),
+                ago(facts, last)
             ),
             "The log names each; something between here and upstream may change what passes. This note goes a week after the last one, or with the next start.",
         ));
     }
-    if let Some(last) = &overview.damaged.last {
-        let ago = ago(overview, last);
-        let text = match overview.damaged.count {
+    if let Some(last) = &facts.damaged.last {
+        let ago = ago(facts, last);
+        let text = match facts.damaged.count {
             1 => format!("A file that is held was found damaged, {ago} ago. It is fetched again."),
             count => format!(
                 "{count} files that are held were found damaged, the last one {ago} ago. They are fetched again."
@@ -187,7 +287,7 @@ fn files(overview: &Overview) -> Vec<Attention> {
             "Look at the health of the disk, and run `orlop verify`. This note goes with the next start.",
         ));
     }
-    let verified = overview.recorded.verified.as_ref();
+    let verified = facts.recorded.verified.as_ref();
     if let Some(verified) = verified.filter(|verified| verified.problems > 0) {
         all.push(item(
             Level::Warn,
@@ -203,12 +303,12 @@ fn files(overview: &Overview) -> Vec<Attention> {
 }
 
 /// What is to be fetched ahead.
-fn ahead(overview: &Overview) -> Vec<Attention> {
-    let (status, recorded) = (&overview.status, &overview.recorded);
+fn ahead(facts: &Facts) -> Vec<HealthItem> {
+    let (status, recorded) = (&facts.status, &facts.recorded);
     let mut all = Vec::new();
     if recorded.failures > 0 {
         let more_than = match recorded.failures {
-            MOST_FAILURES.. => "At least ",
+            MAX_FAILURES.. => "At least ",
             _ => "",
         };
         let first = recorded.first_failures.first();
@@ -223,7 +323,7 @@ fn ahead(overview: &Overview) -> Vec<Attention> {
             "`orlop stats` lists them, and every `orlop sync` tries them again. This note goes with the last of them.",
         ));
     }
-    let every = overview.sync_every.filter(|_| status.mode != Mode::Offline);
+    let every = facts.sync_every.filter(|_| status.mode != Mode::Offline);
     for set in every.map_or(&[][..], |_every| &recorded.sets) {
         let good = set.run.ok_at.unwrap_or(set.saved);
         let late = since(status, good);
@@ -246,16 +346,16 @@ fn ahead(overview: &Overview) -> Vec<Attention> {
 }
 
 /// Jobs whose last run failed. What a sync or a verify found is told by itself.
-fn jobs(overview: &Overview) -> Vec<Attention> {
-    let told = overview.recorded.last.iter().filter_map(|job| {
+fn jobs(facts: &Facts) -> Vec<HealthItem> {
+    let told = facts.recorded.last.iter().filter_map(|job| {
         let how = match job.ended {
             Ended::Failed => "failed",
             Ended::Problems if !["sync", "verify"].contains(&job.kind.as_str()) => "found problems",
             _ => return None,
         };
-        let ago = since(&overview.status, job.at?);
+        let ago = since(&facts.status, job.at?);
         let text = format!("The last job `{}` {how}, {} ago.", job.kind, span(ago));
-        (ago < SHOWN_FOR).then(|| {
+        (ago < super::SHOWN_FOR).then(|| {
             item(
                 Level::Warn,
                 text,
@@ -266,16 +366,16 @@ fn jobs(overview: &Overview) -> Vec<Attention> {
     told.collect()
 }
 
-fn ago(overview: &Overview, entry: &LogEntry) -> String {
-    let age = overview.status.now.duration_since(entry.at);
+fn ago(facts: &Facts, entry: &LogEntry) -> String {
+    let age = facts.status.now.duration_since(entry.at);
     span(age.unwrap_or_default())
 }
 
-fn since(status: &Status, at_seconds: u64) -> Duration {
+fn since(status: &mirror::Status, at_seconds: u64) -> Duration {
     Duration::from_secs(seconds(status.now).saturating_sub(at_seconds))
 }
 
-fn git(status: &Status) -> Vec<Attention> {
+fn git(status: &mirror::Status) -> Vec<HealthItem> {
     let mut all = Vec::new();
     let git = status.git.as_ref();
     if let Some(why) = git.and_then(|git| git.failing.as_ref()) {
@@ -307,7 +407,7 @@ fn git(status: &Status) -> Vec<Attention> {
     all
 }
 
-fn hosts(status: &Status) -> Vec<Attention> {
+fn hosts(status: &mirror::Status) -> Vec<HealthItem> {
     if status.mode == Mode::Offline {
         return Vec::new();
     }
@@ -340,8 +440,8 @@ fn served_meanwhile(mode: Mode) -> &'static str {
     }
 }
 
-fn item(level: Level, text: impl Into<String>, remedy: impl Into<String>) -> Attention {
-    Attention {
+fn item(level: Level, text: impl Into<String>, remedy: impl Into<String>) -> HealthItem {
+    HealthItem {
         level,
         text: text.into(),
         remedy: Some(remedy.into()),
@@ -355,8 +455,8 @@ mod tests {
     use super::*;
     use crate::{
         mirror::upkeep::{JobStats, RecordedFailure, SetStats, StatsReport, Verified},
-        store::{Occurrences, Room, Space, Totals},
-        upstream::{BreakerState, Health, HostHealth},
+        store::{LogKind, Occurrences, Room, Space, Totals},
+        upstream::{self, BreakerState, HostHealth},
     };
 
     const NOW: u64 = 1_800_000_000;
@@ -382,9 +482,10 @@ mod tests {
     }
 
     /// A mirror that fares well.
-    fn well() -> Overview {
-        Overview {
-            status: Status {
+    fn well() -> Facts {
+        Facts {
+            is_stopping: false,
+            status: mirror::Status {
                 totals: Totals {
                     names: 1,
                     versions: 1,
@@ -397,7 +498,7 @@ mod tests {
                     writable: true,
                     damaged: 0,
                 },
-                upstream: Health {
+                upstream: upstream::Health {
                     index: host(Some(40), None),
                     downloads: host(Some(40), None),
                 },
@@ -424,38 +525,138 @@ mod tests {
         }
     }
 
+    fn git_index(failing: Option<&str>) -> mirror::GitStatus {
+        mirror::GitStatus {
+            state: GitState::Ready,
+            base: None,
+            head: None,
+            cut: None,
+            size_bytes: 0,
+            staged: 0,
+            failing: failing.map(str::to_owned),
+        }
+    }
+
+    /// What the page, `/status.json`, `/readyz` and the service manager show, in all situations.
     #[test]
-    fn the_headline_says_what_is_served() {
-        let check = |mode, last_failure, writable, expected: (Level, &str, &str)| {
-            let mut status = well().status;
-            (status.mode, status.totals.writable) = (mode, writable);
-            status.upstream.index = host(Some(40), last_failure);
-            let said = verdict(&status, &[]);
-            let said = (said.level, said.headline.as_str(), said.detail.as_str());
-            assert_eq!(said, expected);
+    fn the_verdict_says_what_is_served() {
+        let check = |change: &dyn Fn(&mut Facts), level, detail: &str, summary: &str| {
+            let mut facts = well();
+            change(&mut facts);
+            let health = Health::of(&facts);
+            let said = (
+                health.level,
+                health.detail.as_str(),
+                health.summary.as_str(),
+            );
+            assert_eq!(said, (level, detail, summary));
+            assert_eq!(health.is_ready, !facts.is_stopping);
+            assert!(summary.starts_with(&health.headline.to_lowercase()));
+        };
+        let down = |mode| {
+            move |is: &mut Facts| {
+                is.status.mode = mode;
+                is.status.upstream.index = host(Some(40), Some(3));
+            }
         };
         let reached = "upstream reachable, index checked 40 s ago";
-        let troubled = "upstream is in trouble; it last answered 40 s ago";
-        let (fallback, strict, offline) = (Mode::Fallback, Mode::Strict, Mode::Offline);
-        check(fallback, None, true, (Level::Good, "Serving", reached));
-        check(fallback, Some(50), true, (Level::Good, "Serving", reached));
-        let held = "Serving what is held";
-        check(fallback, Some(3), true, (Level::Warn, held, troubled));
-        let strictly = "Serving crates that are held, but no index entry past its time";
-        check(strict, Some(3), true, (Level::Bad, strictly, troubled));
-        let never = "mode `offline`: upstream is never asked";
-        check(offline, Some(3), true, (Level::Good, held, never));
-        let full = "Serving, but nothing new can be kept";
-        check(fallback, None, false, (Level::Bad, full, reached));
+        let trouble = "upstream is in trouble; it last answered 40 s ago";
+        let serving = "serving; upstream reachable; 1 crate held";
+        check(&|_is| {}, Level::Good, reached, serving);
+        check(
+            &|is| {
+                is.status.upstream.index = host(None, None);
+                is.status.totals.blobs = 1234;
+            },
+            Level::Good,
+            "upstream has not been asked yet",
+            "serving; upstream not asked yet; 1,234 crates held",
+        );
+        check(
+            &|is| is.status.upstream.index = host(Some(40), Some(50)),
+            Level::Good,
+            reached,
+            serving,
+        );
+        check(
+            &down(Mode::Fallback),
+            Level::Warn,
+            trouble,
+            "serving what is held; upstream is in trouble; 1 crate held; 1 thing needs attention",
+        );
+        check(
+            &down(Mode::Strict),
+            Level::Bad,
+            trouble,
+            "serving crates that are held, but no index entry past its time; upstream is in trouble; 1 crate held; 1 thing needs attention",
+        );
+        check(
+            &down(Mode::Offline),
+            Level::Good,
+            "mode `offline`: upstream is never asked",
+            "serving what is held; upstream is never asked; 1 crate held",
+        );
+        check(
+            &|is| is.status.totals.writable = false,
+            Level::Bad,
+            reached,
+            "serving, but nothing new can be kept; the disk is full or failed; 1 crate held; 1 thing needs attention",
+        );
+        check(
+            &|is| is.status.git = Some(git_index(Some("no space"))),
+            Level::Warn,
+            reached,
+            "serving; upstream reachable; 1 crate held; 1 thing needs attention",
+        );
+        check(
+            &|is| is.changed = once(LogKind::Changed),
+            Level::Warn,
+            reached,
+            "serving; upstream reachable; 1 crate held; 1 thing needs attention",
+        );
+        check(
+            &|is| {
+                is.is_stopping = true;
+                is.changed = once(LogKind::Changed);
+                is.damaged = once(LogKind::Damage);
+            },
+            Level::Warn,
+            reached,
+            "stopping; answers under way come to their end; 1 crate held; 2 things need attention",
+        );
+    }
+
+    fn once(kind: LogKind) -> Occurrences {
+        let at = UNIX_EPOCH + Duration::from_secs(NOW - 2 * DAY);
+        Occurrences {
+            count: 1,
+            last: Some(LogEntry::new(
+                at,
+                kind,
+                "`demo` 1.0.0 is another".to_owned(),
+            )),
+        }
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1234, "1,234"),
+            (1_234_567, "1,234,567"),
+        ] {
+            assert_eq!(grouped(number), text);
+        }
     }
 
     #[test]
     #[expect(clippy::too_many_lines, reason = "a table")]
     fn what_needs_somebody_is_said_and_nothing_else() {
-        let check = |change: &dyn Fn(&mut Overview), expected: &[(Level, &str)]| {
-            let mut overview = well();
-            change(&mut overview);
-            let all = attention(&overview);
+        let check = |change: &dyn Fn(&mut Facts), expected: &[(Level, &str)]| {
+            let mut facts = well();
+            change(&mut facts);
+            let all = items(&facts);
             let said: Vec<(Level, &str)> = all
                 .iter()
                 .map(|one| (one.level, one.text.as_str()))
@@ -524,6 +725,36 @@ mod tests {
             },
             &[],
         );
+        // Events.
+        check(
+            &|is| is.changed = once(LogKind::Changed),
+            &[(
+                Level::Warn,
+                "became another, 2 days ago: `demo` 1.0.0 is another.",
+            )],
+        );
+        check(
+            &|is| {
+                is.removed = once(LogKind::Removed);
+                is.removed.count = 7;
+                is.mismatches = once(LogKind::Mismatch);
+                is.damaged = once(LogKind::Damage);
+            },
+            &[
+                (
+                    Level::Warn,
+                    "7 versions went from upstream's index within a week",
+                ),
+                (
+                    Level::Warn,
+                    "Upstream sent 1 file that the index does not promise",
+                ),
+                (
+                    Level::Warn,
+                    "A file that is held was found damaged, 2 days ago.",
+                ),
+            ],
+        );
         // Jobs, and what they found.
         check(
             &|is| {
@@ -551,7 +782,7 @@ mod tests {
         check(&|is| is.recorded.verified = Some(verified(0)), &[]);
         check(
             &|is| {
-                is.recorded.failures = MOST_FAILURES;
+                is.recorded.failures = MAX_FAILURES;
                 is.recorded.first_failures = vec![RecordedFailure {
                     what: "demo@1.0.0".to_owned(),
                     cause: "404".to_owned(),
