@@ -31,6 +31,12 @@
 //! **A warm answer**: `http::front` finds the path in `http::cache`; the stamp of the crate in the
 //! store and, for index files, the time are still good; the bytes go out. No routing, no store.
 //!
+//! **A view**: every handler of an index takes a [`policy::View`] (`http::view`). At the root it is
+//! `View::all()`, which has no rules; below `/view/{view}/` it is another one. A rule leaves whole
+//! lines out of the file that the root index serves. A view that shows only what is cached asks no
+//! upstream, and its version counter moves when files come and go. Its git index is a repository of
+//! its own, which `mirror::views` compares with the store.
+//!
 //! **A download**: `http::download` parses a [`registry::Release`] → [`mirror::Mirror::crate_file`]
 //! → the record of the crate in the [`store`] names the sha256 to expect (an unknown version: the
 //! index entry is asked for again, once, then 404) → the value file, if there is one → else one
@@ -38,21 +44,16 @@
 //! [`store::Reservation`]), and all clients read behind it → verified → `Reservation::commit`:
 //! fsync, rename, fsync of the folder, then the record → the held-back end of the body is released.
 //!
-//! **An index file**: `http::sparse` checks the path → [`mirror::Mirror::index_entry`] →
+//! **An index file**: `http::sparse` checks the path → [`mirror::Mirror::index_file`] →
 //! [`policy::freshness`] decides on what the store knows → fresh: served; else one conditional
 //! request upstream for all who wait → new bytes go through [`store::Store::publish`], the one
-//! door by which readers see change → served; upstream in trouble: served stale with its age, or
-//! refused in mode `strict`.
+//! door by which readers see change → [`policy::view`] filters them → served; upstream in trouble:
+//! served stale with its age, or refused in mode `strict`.
 //!
 //! **A generation**: `Store::publish` keeps the older file of each name that changes →
 //! `mirror::generations` finds that it has been quiet for long enough → [`store::Store::cut`] fixes
 //! one moment → [`git::Repo::commit`] → `Cut::publish` records the commit and the way back from it.
 //! From these records a lost repository is made again, and from its head a lost index database.
-//!
-//! **A view** (`/view/held/…`): `http::view` → [`mirror::Mirror::view_entry`] reads the index file off
-//! the store → [`policy::view`] leaves whole lines out, by what the store holds → served like any
-//! index file, with a stamp that moves when files come and go. Nobody is asked upstream. Its git
-//! index is a repository of its own, which `mirror::views` compares with the store.
 //!
 //! **A git fetch**: `http::git` → [`git::upload_pack`] turns the request into an answer and a
 //! selection, purely → [`git::Serving::pack`] cuts a stream out of the history's one run of entries
@@ -114,7 +115,7 @@
 //! | a setting | the owner's `Options` (field and default), a row of `config/keys.rs` (documentation and reason); `packaging/orlop.toml` is generated |
 //! | a setting that changes while it runs | `RELOAD` in its row of `config/keys.rs`, `mirror/live.rs` or `cli/reload.rs` |
 //! | what keeps the watchdog fed | `cli/vitals.rs` |
-//! | an endpoint | `http/routes.rs`, a file beside it |
+//! | an endpoint | `http/routes.rs`, a file beside it; one that views have takes an `http::view::InView` |
 //! | the verdict and what needs attention | `status/health.rs` |
 //! | what the pages show, and how | `http/page/model.rs` and `gather.rs`; `static/templates`, `orlop.css`, `orlop.js`, `http/page/{render,charts,text}.rs` |
 //! | what an error looks like to cargo | `http/reply.rs`; to an admin: `cli/error.rs` |

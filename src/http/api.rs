@@ -8,8 +8,7 @@ use actix_web::{
     web,
 };
 
-use super::{State, page, reply};
-use crate::{mirror, store::Found};
+use super::{State, page, reply, view::InView};
 
 /// How many results a search gives at most; cargo asks for 10 and crates.io caps at 100.
 const MAX_RESULTS: usize = 100;
@@ -26,19 +25,11 @@ pub(crate) struct Query {
     per_page: Option<usize>,
 }
 
-/// `GET /api/v1/crates?q=…&per_page=…`: over the names that this mirror holds.
+/// `GET /api/v1/crates?q=…&per_page=…`: over the names that this mirror holds, in a view.
 pub(crate) async fn search(
+    InView(view): InView,
     query: Option<web::Query<Query>>,
     state: web::Data<State>,
-) -> HttpResponse {
-    let mirror = state.mirror.clone();
-    answer_search(query, move |text, limit| mirror.search(text, limit)).await
-}
-
-/// The answer to a search that `look` does, on a blocking thread.
-pub(super) async fn answer_search(
-    query: Option<web::Query<Query>>,
-    look: impl FnOnce(&str, usize) -> Result<(Vec<Found>, usize), mirror::Error> + Send + 'static,
 ) -> HttpResponse {
     let Some(query) = query.filter(|query| query.q.len() <= MAX_QUERY_BYTES) else {
         return reply::api_error(
@@ -50,7 +41,7 @@ pub(super) async fn answer_search(
         query.q.trim().to_owned(),
         query.per_page.unwrap_or(DEFAULT_RESULTS).min(MAX_RESULTS),
     );
-    match web::block(move || look(&text, limit)).await {
+    match web::block(move || state.mirror.search(&view, &text, limit)).await {
         Ok(Ok((found, total))) => {
             let crates: Vec<_> = found
                 .iter()
@@ -71,7 +62,7 @@ pub(super) async fn answer_search(
 }
 
 /// `cargo publish`, `yank`, `owner` and the rest of the web API.
-pub(crate) async fn refuse(request: HttpRequest) -> HttpResponse {
+pub(crate) async fn refuse(request: HttpRequest, _view: InView) -> HttpResponse {
     let path = request.path();
     let action = match *request.method() {
         Method::PUT if path.ends_with("/new") => "publish crates",
@@ -108,5 +99,17 @@ pub(crate) async fn unknown(request: HttpRequest, state: web::Data<State>) -> Ht
     reply::plain(
         StatusCode::NOT_FOUND,
         "orlop: nothing is at this path; the index is at `/index/`, the state of this mirror at `/`\n".into(),
+    )
+}
+
+/// A path of a view that nothing is at.
+pub(crate) async fn unknown_in_view(InView(view): InView) -> HttpResponse {
+    let view = view.name();
+    reply::plain(
+        StatusCode::NOT_FOUND,
+        format!(
+            "orlop: nothing is at this path; the index of the view `{view}` is at \
+             `/view/{view}/index/`, its git index at `/view/{view}/git/index`\n"
+        ),
     )
 }

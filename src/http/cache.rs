@@ -14,7 +14,7 @@ use actix_http::{
 use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache};
 
-use crate::{mirror::Mirror, registry::CrateName};
+use crate::{policy::View, registry::CrateName};
 
 /// The largest body that is kept ready, as a part of the cache: a larger one would push out a
 /// hundred small ones, and reading it from a file costs little beside sending it.
@@ -53,43 +53,27 @@ impl Weighter<Box<str>, Arc<Ready>> for ByBytes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum What {
     /// An index file: two forms, and to be asked for again.
-    Index,
+    Index {
+        /// What the bytes are; the `ETag`s are made of it.
+        digest: [u8; 16],
+    },
     /// A crate: one form, for ever.
     Crate,
-}
-
-/// What an answer depends on, and so whose stamp it carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Follows {
-    /// The index entry.
-    Entry,
-    /// The index entry, and which of its crate files are held.
-    Held,
-}
-
-impl Follows {
-    /// The stamp of a name now.
-    pub(crate) fn stamp(self, mirror: &Mirror, name: &CrateName) -> u64 {
-        match self {
-            Follows::Entry => mirror.stamp(name),
-            Follows::Held => mirror.view_stamp(name),
-        }
-    }
 }
 
 /// An answer as it goes out.
 #[derive(Debug, Clone)]
 pub(crate) struct Ready {
     pub(crate) what: What,
-    /// Whose stamp it carries.
+    /// The crate whose stamp it carries.
     pub(crate) name: CrateName,
-    /// What the stamp is of.
-    pub(crate) follows: Follows,
-    /// The stamp of the name when this was made.
+    /// The view in which that is looked up.
+    pub(crate) view: Arc<View>,
+    /// The stamp of the crate in the view when this was made.
     pub(crate) stamp: u64,
     /// When an index file has to be looked up again. `None`: never.
     pub(crate) expires: Option<Instant>,
-    /// What the bytes are; the `ETag`s are made of it.
+    /// The `ETag` of the body as it is.
     pub(crate) etag: HeaderValue,
     /// The `ETag` of the compressed form.
     pub(crate) etag_gzip: Option<HeaderValue>,
@@ -185,7 +169,7 @@ impl Ready {
     pub(crate) fn write_headers(&self, headers: &mut HeaderMap, etag: HeaderValue) {
         headers.insert(header::ETAG, etag);
         match self.what {
-            What::Index => write_index_headers(headers),
+            What::Index { .. } => write_index_headers(headers),
             What::Crate => write_crate_headers(headers),
         }
     }
@@ -260,9 +244,9 @@ mod tests {
 
     fn ready() -> Ready {
         Ready {
-            what: What::Index,
+            what: What::Index { digest: [0; 16] },
             name: CrateName::parse("demo").expect("a name"),
-            follows: Follows::Entry,
+            view: Arc::new(View::all()),
             stamp: 7,
             expires: None,
             etag: HeaderValue::from_static("\"abc\""),

@@ -16,13 +16,15 @@ use futures_util::{Stream, stream};
 
 use super::{
     State,
-    cache::{Follows, Ready, What, etag_matches, write_crate_headers},
+    cache::{Ready, What, etag_matches, write_crate_headers},
     front::FromUpstream,
     range::{self, Wanted},
     reply,
+    view::InView,
 };
 use crate::{
     mirror::{CrateAnswer, CrateFile, Follower},
+    policy::View,
     registry::{Checksum, Release},
     store::Blob,
 };
@@ -32,21 +34,30 @@ use crate::{
 /// cache on its way to the socket, and that a slow client holds little.
 const READ_BYTES: usize = 128 * 1024;
 
+/// The crate version that a path names.
+#[derive(Debug, serde::Deserialize)]
+pub(crate) struct Named {
+    #[serde(rename = "crate")]
+    name: String,
+    version: String,
+}
+
 /// `GET /api/v1/crates/{crate}/{version}/download`.
 pub(crate) async fn download(
     request: HttpRequest,
-    path: web::Path<(String, String)>,
+    InView(view): InView,
+    path: web::Path<Named>,
     state: web::Data<State>,
 ) -> HttpResponse {
-    let (name, version) = path.into_inner();
+    let Named { name, version } = path.into_inner();
     let release = match Release::parse(&name, &version) {
         Ok(release) => release,
         Err(why) => return reply::no_release(&name, &version, &why),
     };
-    let stamp = (Follows::Entry, state.mirror.stamp(&release.name));
+    let stamp = (&view, state.mirror.stamp(&view, &release.name));
     let CrateAnswer {
         file, is_fetched, ..
-    } = match state.mirror.crate_file(&release).await {
+    } = match state.mirror.crate_file(&view, &release).await {
         Ok(answer) => answer,
         Err(error) => return reply::failure(&error),
     };
@@ -69,13 +80,13 @@ pub(crate) async fn download(
     response
 }
 
-/// The file is in the store: whole or in part, or not at all if the client has it. `stamp`: of
-/// what a ready answer depends on.
-pub(super) async fn held(
+/// The file is in the store: whole or in part, or not at all if the client has it. `stamp`: that of
+/// the crate in its view.
+async fn held(
     request: &HttpRequest,
     release: &Release,
     blob: &Blob,
-    stamp: (Follows, u64),
+    stamp: (&Arc<View>, u64),
     state: &State,
 ) -> HttpResponse {
     let etag = etag(blob.checksum());
@@ -134,7 +145,7 @@ async fn whole(
     release: &Release,
     blob: &Blob,
     etag: HeaderValue,
-    stamp: (Follows, u64),
+    stamp: (&Arc<View>, u64),
     state: &State,
 ) -> HttpResponse {
     if !(state.cache.keeps(blob.len()) && request.method() == Method::GET) {
@@ -150,11 +161,11 @@ async fn whole(
         Ok(bytes) => bytes,
         Err(error) => return unreadable(release, &error),
     };
-    let (follows, stamp) = stamp;
+    let (view, stamp) = stamp;
     let ready = Arc::new(Ready {
         what: What::Crate,
         name: release.name.clone(),
-        follows,
+        view: Arc::clone(view),
         stamp,
         expires: None,
         etag,

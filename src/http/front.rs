@@ -122,7 +122,7 @@ impl<S> Front<S> {
             return None;
         }
         let ready = self.state.cache.get(request.path())?;
-        let stamp = ready.follows.stamp(&self.state.mirror, &ready.name);
+        let stamp = self.state.mirror.stamp(&ready.view, &ready.name);
         if !ready.is_good(stamp, started) {
             return None;
         }
@@ -248,7 +248,7 @@ impl Counters {
 
     fn of(&self, what: What, protocol: Protocol, status: u16) -> &ReadyCounters {
         let [h1, h2] = match what {
-            What::Index => &self.index,
+            What::Index { .. } => &self.index,
             What::Crate => &self.download,
         };
         let [ok, not_modified] = match protocol {

@@ -22,7 +22,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{State, reply};
+use super::{State, reply, view::InView};
 use crate::{
     git::{
         self, PackStream, Repo, Serving,
@@ -30,7 +30,7 @@ use crate::{
         upload_pack::{self, Answer, Asked, PackPlan, Version},
     },
     metrics::{GitProtocol, GitRequest, GitResult},
-    mirror::{GitState, Mirror},
+    mirror::{GitState, Mirror, NoView},
 };
 
 /// The longest request, inflated or not: room for over 300,000 commits that a client has.
@@ -81,6 +81,7 @@ pub(crate) struct Query {
 /// `GET /git/index/info/refs?service=git-upload-pack`.
 pub(crate) async fn info_refs(
     request: HttpRequest,
+    view: Result<InView, NoView>,
     query: Option<web::Query<Query>>,
     state: web::Data<State>,
 ) -> HttpResponse {
@@ -90,7 +91,7 @@ pub(crate) async fn info_refs(
         Some("git-receive-pack") => return talk.refuse(read_only()),
         Some(_) | None => return talk.refuse(not_dumb()),
     }
-    let (refs, result) = match repo(&state.mirror, &request) {
+    let (refs, result) = match repo(&state.mirror, view) {
         Ok(repo) => {
             let refs = upload_pack::advertise(repo.serving().as_ref(), talk.version);
             (refs, GitResult::Ok)
@@ -113,11 +114,12 @@ pub(crate) async fn info_refs(
 /// `POST /git/index/git-upload-pack`.
 pub(crate) async fn upload_pack(
     request: HttpRequest,
+    view: Result<InView, NoView>,
     body: web::Payload,
     state: web::Data<State>,
 ) -> HttpResponse {
     let mut talk = Talk::new(GitRequest::Fetch, &request, &state);
-    let repo = match repo(&state.mirror, &request) {
+    let repo = match repo(&state.mirror, view) {
         Ok(repo) => repo,
         Err(refusal) => return talk.refuse(refusal),
     };
@@ -325,24 +327,16 @@ impl Talk {
     }
 }
 
-/// The repository that a path means, the root's or that of a view, if it can be served.
-fn repo(mirror: &Mirror, request: &HttpRequest) -> Result<Repo, Refusal> {
+/// The repository of a view, if it can be served.
+fn repo(mirror: &Mirror, view: Result<InView, NoView>) -> Result<Repo, Refusal> {
     let forbidden = |text| Refusal::new(StatusCode::FORBIDDEN, text);
-    let off = || {
-        forbidden("this mirror serves no git index (`git.enabled` is false); use its sparse index")
-    };
-    let (repo, state) = match request.match_info().get("view") {
-        None => (mirror.git().cloned(), mirror.git_state()),
-        Some(name) => {
-            let view = mirror.view(name);
-            let view = view.map_err(|no| Refusal::new(StatusCode::NOT_FOUND, &no.to_string()))?;
-            let git = mirror.git_of(&view).ok_or_else(off)?;
-            (git.repo(), git.state())
-        }
+    let InView(view) = view.map_err(|no| Refusal::new(StatusCode::NOT_FOUND, &no.to_string()))?;
+    let Some((repo, state)) = mirror.repository(&view) else {
+        return Err(forbidden(
+            "this mirror serves no git index (`git.enabled` is false); use its sparse index",
+        ));
     };
     match state {
-        // Switched off, it never has a base.
-        _ if repo.is_none() && mirror.git().is_none() => Err(off()),
         GitState::Ready => repo.ok_or_else(Refusal::given_up),
         GitState::NoBase => Err(forbidden(
             "the git index needs `public_url` in the mirror's configuration: its config.json \

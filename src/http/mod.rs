@@ -1,7 +1,8 @@
 //! The public HTTP surface. Hides actix: no other room names it.
 //!
 //! `front` is the door and answers from `cache` what is ready; `routes` lists all else, and each
-//! endpoint has its file. `listen` owns sockets, protocols, limits and the drain at the end;
+//! endpoint has its file. The index, downloads, the search and the git index are served once for
+//! all views, the root index among them: `view` finds out which one a path is in. `listen` owns sockets, protocols, limits and the drain at the end;
 //! `reply` is where an error becomes a status.
 
 mod api;

@@ -30,7 +30,8 @@ pub(super) fn status(error: &mirror::Error) -> StatusCode {
         mirror::Error::UnknownCrate { .. }
         | mirror::Error::UnknownVersion { .. }
         | mirror::Error::NotHeld { .. }
-        | mirror::Error::NotInView { .. } => StatusCode::NOT_FOUND,
+        | mirror::Error::NotInView { .. }
+        | mirror::Error::NoVersionInView { .. } => StatusCode::NOT_FOUND,
         mirror::Error::Mismatch { .. } | mirror::Error::MissingUpstream { .. } => {
             StatusCode::BAD_GATEWAY
         }
@@ -92,11 +93,6 @@ pub(crate) fn no_index_file(path: &str, error: InvalidIndexPath) -> HttpResponse
 /// A name and a version that no release has.
 pub(crate) fn no_release(name: &str, version: &str, why: &InvalidRelease) -> HttpResponse {
     nonsense("a release", &format!("{name}/{version}"), why)
-}
-
-/// A view that is not served.
-pub(crate) fn no_view(why: &mirror::NoView) -> HttpResponse {
-    plain(StatusCode::NOT_FOUND, format!("orlop: {why}\n"))
 }
 
 /// A short plain answer.

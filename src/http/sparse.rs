@@ -17,12 +17,14 @@ use flate2::{Compression, write::GzEncoder};
 
 use super::{
     State,
-    cache::{Follows, Form, Ready, What, accepts_gzip},
+    cache::{Form, Ready, What, accepts_gzip},
     front::FromUpstream,
     reply,
+    view::InView,
 };
 use crate::{
-    mirror::{self, IndexEntry, Mirror},
+    mirror,
+    policy::View,
     registry::{CrateName, RegistryConfig, layout::parse_index_path},
 };
 
@@ -34,17 +36,16 @@ const STALE: HeaderName = HeaderName::from_static("x-orlop-stale");
 const GZIP_LEVEL: u32 = 5;
 
 /// `GET /index/config.json`.
-pub(crate) async fn config(request: HttpRequest, state: web::Data<State>) -> HttpResponse {
-    config_of(&request, &state, "")
-}
-
-/// The `config.json` of what is below `place` (empty, or with a slash at its beginning).
-pub(super) fn config_of(request: &HttpRequest, state: &State, place: &str) -> HttpResponse {
+pub(crate) async fn config(
+    request: HttpRequest,
+    InView(view): InView,
+    state: web::Data<State>,
+) -> HttpResponse {
     match state.bases.of(request.head()) {
         Ok(base) => HttpResponse::Ok()
             .insert_header((header::CACHE_CONTROL, "no-cache"))
             .insert_header((header::VARY, "host"))
-            .json(RegistryConfig::of_mirror(&format!("{base}{place}"))),
+            .json(RegistryConfig::of_mirror(&view.base_url(&base))),
         Err(error) => reply::plain(
             StatusCode::BAD_REQUEST,
             format!("orlop: {error}\nhint: set `public_url` in the mirror's configuration\n"),
@@ -52,17 +53,24 @@ pub(super) fn config_of(request: &HttpRequest, state: &State, place: &str) -> Ht
     }
 }
 
+/// The part of a path that names an index file.
+#[derive(Debug, serde::Deserialize)]
+pub(crate) struct Named {
+    path: String,
+}
+
 /// `GET /index/{prefix}/{name}`.
 pub(crate) async fn file(
     request: HttpRequest,
-    path: web::Path<String>,
+    InView(view): InView,
+    path: web::Path<Named>,
     state: web::Data<State>,
 ) -> HttpResponse {
-    let name = match parse_index_path(&path) {
+    let name = match parse_index_path(&path.path) {
         Ok(name) => name,
-        Err(error) => return reply::no_index_file(&path, error),
+        Err(error) => return reply::no_index_file(&path.path, error),
     };
-    match serve(&request, &name, &state).await {
+    match serve(&request, view, name, &state).await {
         Ok(response) => response,
         Err(error) => reply::failure(&error),
     }
@@ -70,87 +78,65 @@ pub(crate) async fn file(
 
 async fn serve(
     request: &HttpRequest,
-    name: &CrateName,
+    view: Arc<View>,
+    name: CrateName,
     state: &State,
 ) -> Result<HttpResponse, mirror::Error> {
-    // The stamp is read before the entry: if that changes in between, the answer is looked up again.
-    let stamp = state.mirror.stamp(name);
-    let entry = state.mirror.index_entry(name).await?;
+    // The stamp is read before the file: if that changes in between, the answer is looked up again.
+    let stamp = state.mirror.stamp(&view, &name);
     let form = Form::wanted(request);
-    let ready = match state.cache.get(request.path()) {
-        Some(known)
-            if known.etag == etag(&entry.facts.digest, Form::Identity) && known.has(form) =>
-        {
-            renewed(&known, &entry, stamp)
-        }
-        known => build(&state.mirror, name, entry.clone(), stamp, form, known).await?,
+    let cached = state.cache.get(request.path());
+    let known = cached.as_deref().filter(|ready| ready.has(form));
+    let known = known.and_then(|ready| match ready.what {
+        What::Index { digest } => Some(digest),
+        What::Crate => None,
+    });
+    let file = state.mirror.index_file(&view, &name, known).await?;
+    let lost = mirror::Error::Lost {
+        what: name.to_string(),
     };
+    let mut ready = Ready {
+        what: What::Index {
+            digest: file.digest,
+        },
+        name,
+        view,
+        stamp,
+        expires: Some(Instant::now() + file.fresh_for),
+        etag: etag(&file.digest, Form::Identity),
+        etag_gzip: Some(etag(&file.digest, Form::Gzip)),
+        identity: None,
+        gzip: None,
+    };
+    if let Some(same) = cached.filter(|cached| cached.etag == ready.etag) {
+        ready.identity.clone_from(&same.identity);
+        ready.gzip.clone_from(&same.gzip);
+    }
+    match (form, file.bytes) {
+        (Form::Identity, Some(bytes)) => ready.identity = Some(bytes),
+        (Form::Gzip, Some(bytes)) if ready.gzip.is_none() => {
+            let packed = web::block(move || gzip(&bytes)).await;
+            ready.gzip = Some(packed.map_err(|_canceled| lost.clone())?);
+        }
+        _ => {}
+    }
     let ready = Arc::new(ready);
     state.cache.insert(request.path(), Arc::clone(&ready));
-    let mut response = ready
-        .answer(request.head())
-        .ok_or_else(|| mirror::Error::Lost {
-            what: name.to_string(),
-        })?;
-    if let Some(age) = entry.stale_for {
+    let mut response = ready.answer(request.head()).ok_or(lost)?;
+    if let Some(age) = file.stale_for {
         response
             .headers_mut()
             .insert(STALE, HeaderValue::from(age.as_secs()));
     }
-    if entry.is_fetched {
+    if file.is_fetched {
         response.extensions_mut().insert(FromUpstream);
     }
     Ok(response.into())
 }
 
-/// The same bodies for as long as the entry is good again.
-fn renewed(known: &Ready, entry: &IndexEntry, stamp: u64) -> Ready {
-    Ready {
-        stamp,
-        expires: Some(Instant::now() + entry.fresh_for),
-        ..known.clone()
-    }
-}
-
-/// Makes the form that is asked for, keeping the other one if it is known and of the same bytes.
-async fn build(
-    mirror: &Mirror,
-    name: &CrateName,
-    entry: IndexEntry,
-    stamp: u64,
-    form: Form,
-    known: Option<Arc<Ready>>,
-) -> Result<Ready, mirror::Error> {
-    let (mirror, name) = (mirror.clone(), name.clone());
-    let lost = mirror::Error::Lost {
-        what: name.to_string(),
-    };
-    let built = web::block(move || {
-        let snapshot = mirror.snapshot(&name)?;
-        let entry = IndexEntry {
-            facts: snapshot.facts,
-            ..entry
-        };
-        let mut ready = Ready {
-            what: What::Index,
-            name,
-            follows: Follows::Entry,
-            stamp,
-            expires: Some(Instant::now() + entry.fresh_for),
-            etag: etag(&entry.facts.digest, Form::Identity),
-            etag_gzip: Some(etag(&entry.facts.digest, Form::Gzip)),
-            identity: None,
-            gzip: None,
-        };
-        ready.take(snapshot.bytes, form, known.as_deref());
-        Ok(ready)
-    });
-    built.await.map_err(|_canceled| lost)?
-}
-
 impl Form {
     /// The form that a client asks for.
-    pub(super) fn wanted(request: &HttpRequest) -> Form {
+    fn wanted(request: &HttpRequest) -> Form {
         if accepts_gzip(request.headers()) {
             Form::Gzip
         } else {
@@ -160,20 +146,6 @@ impl Form {
 }
 
 impl Ready {
-    /// Takes the bytes in the form that is asked for, and the other one from what is known, if that
-    /// is the same.
-    pub(super) fn take(&mut self, bytes: Bytes, form: Form, known: Option<&Ready>) {
-        if let Some(known) = known.filter(|known| known.etag == self.etag) {
-            self.identity.clone_from(&known.identity);
-            self.gzip.clone_from(&known.gzip);
-        }
-        match form {
-            Form::Identity => self.identity = Some(bytes),
-            Form::Gzip if self.gzip.is_none() => self.gzip = Some(gzip(&bytes)),
-            Form::Gzip => {}
-        }
-    }
-
     fn has(&self, form: Form) -> bool {
         match form {
             Form::Identity => self.identity.is_some(),
@@ -184,7 +156,7 @@ impl Ready {
 
 /// The `ETag` of an index file is made of its content, so that it stays the same over restarts and
 /// between mirrors.
-pub(super) fn etag(digest: &[u8; 16], form: Form) -> HeaderValue {
+fn etag(digest: &[u8; 16], form: Form) -> HeaderValue {
     use std::fmt::Write as _;
     let mut text = String::with_capacity(40);
     text.push('"');

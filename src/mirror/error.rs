@@ -37,6 +37,14 @@ pub enum Error {
         /// The view.
         view: String,
     },
+    /// A view shows no line of an index file.
+    #[error("the view `{view}` has no version of `{name}`")]
+    NoVersionInView {
+        /// The crate asked for.
+        name: CrateName,
+        /// The view.
+        view: String,
+    },
     /// A file that is held is not what it was, and nobody may be asked for it.
     #[error("the stored file of {release} is damaged")]
     Damaged {
@@ -127,7 +135,10 @@ impl Error {
     pub(super) fn cache_result(&self) -> CacheResult {
         match self {
             Error::UnknownCrate { .. } | Error::UnknownVersion { .. } => CacheResult::Negative,
-            Error::NotHeld { .. } | Error::NotInView { .. } => CacheResult::NotHeld,
+            Error::NotHeld { .. }
+            | Error::NotInView { .. }
+            | Error::NoVersionInView { .. }
+            | Error::Damaged { .. } => CacheResult::NotHeld,
             _ => CacheResult::Failed,
         }
     }
@@ -179,7 +190,8 @@ impl Error {
             Error::UnknownCrate { .. }
             | Error::UnknownVersion { .. }
             | Error::NotHeld { .. }
-            | Error::NotInView { .. } => None,
+            | Error::NotInView { .. }
+            | Error::NoVersionInView { .. } => None,
             Error::Upstream { source, .. } => {
                 Some(source.retry_after().unwrap_or(DEFAULT_RETRY_AFTER))
             }
@@ -199,7 +211,9 @@ impl Error {
     /// What a person can do about it.
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
-            Error::UnknownCrate { .. } | Error::UnknownVersion { .. } => None,
+            Error::UnknownCrate { .. }
+            | Error::UnknownVersion { .. }
+            | Error::NoVersionInView { .. } => None,
             Error::NotHeld { .. } => {
                 Some("fetch it on a mirror with internet first, or set `mode = \"fallback\"`")
             }

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use super::{Inner, Mirror, error::Error, index::Refreshed, sync::Pace};
 use crate::{
     metrics::{CacheResult, Kind},
-    policy::freshness::Decision,
+    policy::{View, freshness::Decision},
     registry::{Checksum, Release, checksum::Hasher},
     store::{Blob, LogEntry, LogKind, ReleaseFacts, Reservation, SpoolReader},
     upstream::{
@@ -63,6 +63,16 @@ pub struct CrateAnswer {
     pub result: CacheResult,
 }
 
+impl CrateAnswer {
+    fn stored(blob: Blob) -> CrateAnswer {
+        CrateAnswer {
+            file: CrateFile::Held(blob),
+            is_fetched: false,
+            result: CacheResult::Hit,
+        }
+    }
+}
+
 /// A crate file that may be served.
 #[derive(Debug)]
 pub enum CrateFile {
@@ -101,16 +111,17 @@ impl Progress {
 }
 
 impl Mirror {
-    /// The file of `release`.
+    /// The file of `release` in `view`. One that shows only what is cached asks no upstream.
     ///
     /// Cancel safe: a fetch runs on a task of its own, and what it gets is kept.
     ///
     /// # Errors
+    /// [`Error::NotInView`] and [`Error::Damaged`] in a view that shows only what is cached;
     /// [`Error::UnknownCrate`] and [`Error::UnknownVersion`] where the index, asked again, does
     /// not have it; [`Error::NotHeld`] in mode `offline`; [`Error::Mismatch`] where upstream lied;
     /// [`Error::Upstream`] and the like where upstream is in trouble; [`Error::Store`].
-    pub async fn crate_file(&self, release: &Release) -> Result<CrateAnswer, Error> {
-        let answer = self.crate_file_uncounted(release).await;
+    pub async fn crate_file(&self, view: &View, release: &Release) -> Result<CrateAnswer, Error> {
+        let answer = self.crate_file_uncounted(view, release).await;
         let result = match &answer {
             Ok(answer) => answer.result,
             Err(error) => error.cache_result(),
@@ -119,34 +130,37 @@ impl Mirror {
         answer
     }
 
-    async fn crate_file_uncounted(&self, release: &Release) -> Result<CrateAnswer, Error> {
+    async fn crate_file_uncounted(
+        &self,
+        view: &View,
+        release: &Release,
+    ) -> Result<CrateAnswer, Error> {
         let inner = &self.inner;
-        let mut facts = inner.listed(release)?;
-        let mut blob = inner.sound_blob(release, facts.as_ref()).await?;
-        // A version that upstream took out of its index is served as long as its file is here.
-        let fetchable = facts.as_ref().is_some_and(|facts| !facts.removed);
-        if blob.is_none() && !fetchable {
-            let listed = self.look_again(release).await?;
-            blob = inner.sound_blob(release, Some(&listed)).await?;
-            facts = Some(listed);
+        let listed = inner.listed(release)?;
+        if let Some(blob) = inner.sound_blob(release, listed.as_ref()).await? {
+            return Ok(CrateAnswer::stored(blob));
         }
-        match (blob, facts) {
-            (Some(blob), _) => Ok(CrateAnswer {
-                file: CrateFile::Held(blob),
-                is_fetched: false,
-                result: CacheResult::Hit,
-            }),
-            (None, Some(facts)) if inner.options().mode.asks() => {
-                match self.fetch(release, &facts).await {
-                    Err(lie @ Error::Mismatch { .. }) => {
-                        self.fetch_anew(release, &facts, lie).await
-                    }
-                    fetched => fetched,
-                }
+        if view.is_cached_only() {
+            return Err(inner.not_in_view(view, release, listed.as_ref()));
+        }
+        // A version that upstream took out of its index is served as long as its file is here.
+        let facts = if let Some(facts) = listed.filter(|facts| !facts.removed) {
+            facts
+        } else {
+            let facts = self.look_again(release).await?;
+            if let Some(blob) = inner.sound_blob(release, Some(&facts)).await? {
+                return Ok(CrateAnswer::stored(blob));
             }
-            (None, _) => Err(Error::NotHeld {
+            facts
+        };
+        if !inner.options().mode.asks() {
+            return Err(Error::NotHeld {
                 what: release.to_string(),
-            }),
+            });
+        }
+        match self.fetch(release, &facts).await {
+            Err(lie @ Error::Mismatch { .. }) => self.fetch_anew(release, &facts, lie).await,
+            fetched => fetched,
         }
     }
 
@@ -325,10 +339,22 @@ async fn first_bytes(
 }
 
 impl Inner {
-    pub(super) fn listed(&self, release: &Release) -> Result<Option<ReleaseFacts>, Error> {
+    fn listed(&self, release: &Release) -> Result<Option<ReleaseFacts>, Error> {
         self.store
             .release(release)
             .map_err(|error| Error::store(release, error))
+    }
+
+    /// Why a view that shows only what is cached has no file of `release`.
+    fn not_in_view(&self, view: &View, release: &Release, listed: Option<&ReleaseFacts>) -> Error {
+        let release = release.clone();
+        if listed.is_some_and(|facts| self.store.holds(&facts.checksum)) {
+            return Error::Damaged { release };
+        }
+        Error::NotInView {
+            release,
+            view: view.name().to_owned(),
+        }
     }
 
     /// The file of a release, if it is held and is still what it was when it was stored.
@@ -336,7 +362,7 @@ impl Inner {
     /// Whatever happened to the disk meanwhile, a file is read and hashed once before it is served
     /// for the first time since the start; a damaged one counts as not held, and fetching it anew
     /// replaces it.
-    pub(super) async fn sound_blob(
+    async fn sound_blob(
         &self,
         release: &Release,
         facts: Option<&ReleaseFacts>,

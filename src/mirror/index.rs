@@ -1,18 +1,22 @@
-//! Index entries: from the store while fresh, asked for once for all who wait, stale when upstream is in trouble.
+//! Index files: from the store while fresh, asked for once for all who wait, stale when upstream is in trouble.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{Inner, Mirror, error::Error};
+use super::{Inner, Mirror, error::Error, views::lines_of};
 use crate::{
     metrics::{CacheResult, Kind},
-    policy::freshness::{self, AfterFailure, Decision, Held, Mode},
-    registry::{CrateName, IndexFile},
-    store::{self, Change, EntryFacts},
+    policy::{
+        freshness::{self, AfterFailure, Decision, Held, Mode},
+        view::{Shown, View},
+    },
+    registry::{Checksum, CrateName, IndexFile},
+    store::{self, Change, EntryFacts, Snapshot},
     upstream::{self, IndexAnswer},
     util::{
         single_flight::{Leader, Role},
@@ -20,11 +24,18 @@ use crate::{
     },
 };
 
-/// An index entry that may be served now.
+/// How long an index file of a view that asks no upstream is good when nothing is known to have
+/// changed. The store tells of every file that comes or goes through it; one that was removed by hand
+/// is noticed so.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// An index file as a view shows it, which may be served now.
 #[derive(Debug, Clone)]
-pub struct IndexEntry {
-    /// What is known of it; [`Mirror::snapshot`] has the bytes.
-    pub facts: EntryFacts,
+pub struct IndexFileAnswer {
+    /// Its lines, byte for byte; `None`: those of the digest that the caller knows.
+    pub bytes: Option<Bytes>,
+    /// The first half of the sha256 of its lines: what an `ETag` is made of.
+    pub digest: [u8; 16],
     /// How long it may be served again without asking. Zero when it is stale.
     pub fresh_for: Duration,
     /// `Some`: upstream could not be asked, and this long ago it last was.
@@ -60,29 +71,105 @@ impl Refreshed {
 type Watch = watch::Receiver<Option<Result<Refreshed, Error>>>;
 
 impl Mirror {
-    /// The index entry of `name`, as fresh as the mode and upstream allow.
+    /// The index file of `name` as `view` shows it. `known`: the digest of lines that the caller
+    /// has, which are not read again where nothing changed.
+    ///
+    /// A view that shows only what is cached takes the entry as the store has it; any other filters
+    /// what the root index serves, which is as fresh as the mode and upstream allow.
     ///
     /// Cancel safe: the request to upstream runs on a task of its own and serves the next who asks.
     ///
     /// # Errors
-    /// [`Error::UnknownCrate`] where upstream says so, [`Error::NotHeld`] and [`Error::LostEntry`]
-    /// in mode `offline`, and [`Error::Upstream`], [`Error::Slow`] or [`Error::Busy`] where upstream is in trouble and
+    /// [`Error::NoVersionInView`] where the rules leave nothing. [`Error::UnknownCrate`] where
+    /// upstream says so, [`Error::NotHeld`] and [`Error::LostEntry`] in mode `offline`, and
+    /// [`Error::Upstream`], [`Error::Slow`] or [`Error::Busy`] where upstream is in trouble and
     /// nothing is held that the mode lets us serve.
-    pub async fn index_entry(&self, name: &CrateName) -> Result<IndexEntry, Error> {
-        let entry = self.index_entry_uncounted(name).await;
-        let result = match &entry {
-            Ok(entry) => entry.result,
+    pub async fn index_file(
+        &self,
+        view: &Arc<View>,
+        name: &CrateName,
+        known: Option<[u8; 16]>,
+    ) -> Result<IndexFileAnswer, Error> {
+        self.counted(self.index_file_uncounted(view, name, known).await)
+    }
+
+    async fn index_file_uncounted(
+        &self,
+        view: &Arc<View>,
+        name: &CrateName,
+        known: Option<[u8; 16]>,
+    ) -> Result<IndexFileAnswer, Error> {
+        let nothing = || Error::NoVersionInView {
+            name: name.clone(),
+            view: view.name().to_owned(),
+        };
+        let answer = if view.is_cached_only() {
+            let held = self.inner.held(name)?.ok_or_else(nothing)?;
+            fresh(&held, RECHECK_INTERVAL, CacheResult::Hit)
+        } else {
+            self.index_entry_uncounted(name).await?
+        };
+        if view.is_unfiltered() && known == Some(answer.digest) {
+            return Ok(answer);
+        }
+        let shown = self.shown_lines(view, name).await?;
+        let (bytes, digest) = shown.ok_or_else(nothing)?;
+        Ok(IndexFileAnswer {
+            bytes: Some(bytes),
+            digest,
+            ..answer
+        })
+    }
+
+    /// What `view` shows of the index file that the store has now, and the digest of that; `None`:
+    /// nothing.
+    async fn shown_lines(
+        &self,
+        view: &Arc<View>,
+        name: &CrateName,
+    ) -> Result<Option<(Bytes, [u8; 16])>, Error> {
+        let (store, view, name) = (self.inner.store.clone(), Arc::clone(view), name.clone());
+        let gone = Error::Lost { what: what(&name) };
+        let lost = gone.clone();
+        let read = task::blocking(move || {
+            let snapshot = store.snapshot(&name);
+            let snapshot = snapshot.map_err(|error| Error::store(&name, error))?;
+            let Snapshot { facts, bytes } = snapshot.ok_or(gone)?;
+            let Shown { bytes, dropped } = lines_of(&store, &view, &name, bytes);
+            Ok(bytes.map(|bytes| {
+                let digest = if dropped {
+                    digest_of(&bytes)
+                } else {
+                    facts.digest
+                };
+                (bytes, digest)
+            }))
+        });
+        read.await.map_err(|_aborted| lost)?
+    }
+
+    /// The index entry of `name` without its bytes, as fresh as the mode and upstream allow.
+    ///
+    /// # Errors
+    /// As [`index_file`](Mirror::index_file).
+    pub(super) async fn index_entry(&self, name: &CrateName) -> Result<IndexFileAnswer, Error> {
+        self.counted(self.index_entry_uncounted(name).await)
+    }
+
+    fn counted(&self, answer: Result<IndexFileAnswer, Error>) -> Result<IndexFileAnswer, Error> {
+        let result = match &answer {
+            Ok(answer) => answer.result,
             Err(error) => error.cache_result(),
         };
         self.inner.metrics.cache(Kind::Index, result);
-        entry
+        answer
     }
 
-    async fn index_entry_uncounted(&self, name: &CrateName) -> Result<IndexEntry, Error> {
+    async fn index_entry_uncounted(&self, name: &CrateName) -> Result<IndexFileAnswer, Error> {
         let inner = &self.inner;
         let held = inner.held(name)?;
         match (inner.decide(name, held.as_ref()), held) {
-            (Decision::Serve { still }, Some(facts)) => Ok(fresh(facts, still, CacheResult::Hit)),
+            (Decision::Serve { still }, Some(facts)) => Ok(fresh(&facts, still, CacheResult::Hit)),
             (Decision::Absent { .. } | Decision::Unknown, None) if inner.has_lost(name)? => {
                 Err(Error::LostEntry { name: name.clone() })
             }
@@ -102,7 +189,7 @@ impl Mirror {
         &self,
         name: &CrateName,
         fallback: Option<EntryFacts>,
-    ) -> Result<IndexEntry, Error> {
+    ) -> Result<IndexFileAnswer, Error> {
         let inner = &self.inner;
         let patience = match fallback {
             Some(_) => inner.options().patience,
@@ -112,7 +199,7 @@ impl Mirror {
             Ok((Refreshed::Absent, _)) => return Err(Error::UnknownCrate { name: name.clone() }),
             Ok((Refreshed::Present { result, was_sent }, has_led)) => {
                 let entry = inner.refreshed(name, result)?;
-                return Ok(IndexEntry {
+                return Ok(IndexFileAnswer {
                     is_fetched: has_led && was_sent,
                     ..entry
                 });
@@ -129,12 +216,9 @@ impl Mirror {
                     .stale
                     .note(inner.known(&facts).checked, Instant::now());
                 tracing::debug!(krate.name = %name, stale_s = age.as_secs(), %error, "served `{name}` stale");
-                Ok(IndexEntry {
-                    facts,
-                    fresh_for: Duration::ZERO,
+                Ok(IndexFileAnswer {
                     stale_for: Some(age),
-                    result: CacheResult::Stale,
-                    is_fetched: false,
+                    ..fresh(&facts, Duration::ZERO, CacheResult::Stale)
                 })
             }
             (AfterFailure::ServeStale { .. } | AfterFailure::Unavailable, _) => Err(error),
@@ -247,7 +331,7 @@ impl Inner {
     }
 
     /// The entry that upstream has just confirmed or sent.
-    fn refreshed(&self, name: &CrateName, result: CacheResult) -> Result<IndexEntry, Error> {
+    fn refreshed(&self, name: &CrateName, result: CacheResult) -> Result<IndexFileAnswer, Error> {
         let facts = self
             .held(name)?
             .ok_or_else(|| Error::Lost { what: what(name) })?;
@@ -258,7 +342,7 @@ impl Inner {
             | Decision::Absent { .. }
             | Decision::Unknown => Duration::ZERO,
         };
-        Ok(fresh(facts, fresh_for, result))
+        Ok(fresh(&facts, fresh_for, result))
     }
 
     async fn lead_refresh(
@@ -378,14 +462,24 @@ fn validators(facts: &EntryFacts) -> upstream::Validators {
     }
 }
 
-fn fresh(facts: EntryFacts, fresh_for: Duration, result: CacheResult) -> IndexEntry {
-    IndexEntry {
-        facts,
+fn fresh(facts: &EntryFacts, fresh_for: Duration, result: CacheResult) -> IndexFileAnswer {
+    IndexFileAnswer {
+        bytes: None,
+        digest: facts.digest,
         fresh_for,
         stale_for: None,
         result,
         is_fetched: false,
     }
+}
+
+/// The digest of lines, as the store makes that of a whole index file.
+fn digest_of(bytes: &[u8]) -> [u8; 16] {
+    let mut digest = [0; 16];
+    for (to, from) in digest.iter_mut().zip(Checksum::of(bytes).as_bytes()) {
+        *to = *from;
+    }
+    digest
 }
 
 fn what(name: &CrateName) -> String {

@@ -1,7 +1,7 @@
 //! The jobs: what the mirror does so that a crate or an index entry is here when it is asked for.
 //!
 //! Two walks pass through here (the map in the crate's docs has them whole):
-//! - an **index entry** ([`Mirror::index_entry`]) is answered from the store while it is fresh;
+//! - an **index file** ([`Mirror::index_file`]) is answered from the store while it is fresh;
 //!   then one conditional request goes upstream for all who wait, and when that fails the stored
 //!   entry is served, with its age, unless the mode forbids it;
 //! - a **crate file** ([`Mirror::crate_file`]) is read from the store, or fetched by one leader on
@@ -36,9 +36,9 @@ pub use error::Error;
 pub use fetch::{CrateAnswer, CrateFile, Follower};
 pub use follow::{Options as FollowOptions, Status as FollowStatus};
 pub use generations::{GitState, GitStatus, Options as GenerationOptions};
-pub use index::IndexEntry;
+pub use index::IndexFileAnswer;
 pub use tasks::Clock;
-pub use views::{NoView, ViewEntry, ViewGit, ViewStatus};
+pub use views::{NoView, ViewGit, ViewStatus};
 
 use self::{
     fetch::Progress, generations::Generations, index::Refreshed, stale::Stale, tasks::Tasks,
@@ -48,7 +48,7 @@ use crate::{
     metrics::{Metrics, SetAside},
     policy::freshness::{self, Mode},
     registry::{Checksum, CrateName, Release},
-    store::{self, Blob, Snapshot, Store},
+    store::{self, Blob, Store},
     upstream::{self, Upstream},
     util::{single_flight::SingleFlight, task},
 };
@@ -385,20 +385,6 @@ impl Mirror {
         });
     }
 
-    /// The index file of `name` with its bytes, as the store has it now.
-    ///
-    /// # Errors
-    /// [`Error::Store`], and [`Error::Lost`] where the entry went away since it was asked for.
-    pub fn snapshot(&self, name: &CrateName) -> Result<Snapshot, Error> {
-        self.inner
-            .store
-            .snapshot(name)
-            .map_err(|error| Error::store(name, error))?
-            .ok_or_else(|| Error::Lost {
-                what: name.to_string(),
-            })
-    }
-
     /// Whether the store can be read. Blocks with the disk.
     ///
     /// # Errors
@@ -406,22 +392,6 @@ impl Mirror {
     pub fn look(&self) -> Result<(), Error> {
         let looked = self.inner.store.look();
         looked.map_err(|error| Error::store(&"a sign of life", error))
-    }
-
-    /// A number that changes when what is served under `name` changes: ready answers carry it.
-    pub fn stamp(&self, name: &CrateName) -> u64 {
-        self.inner.options.mark(self.inner.store.stamp(name))
-    }
-
-    /// Crates held whose name contains `query`, best first, and how many there are in all.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub fn search(&self, query: &str, limit: usize) -> Result<(Vec<store::Found>, usize), Error> {
-        self.inner
-            .store
-            .search(query, limit)
-            .map_err(|error| Error::store(&format!("the search for `{query}`"), error))
     }
 
     /// What the status page and the metrics show. Cheap: nothing is counted for it.

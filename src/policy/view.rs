@@ -99,12 +99,6 @@ impl View {
 
     /// The lines of `file` that this view shows.
     pub fn apply(&self, file: &IndexFile, facts: &Facts<'_>) -> Shown {
-        if self.is_unfiltered() {
-            return Shown {
-                bytes: Some(file.bytes().clone()),
-                dropped: false,
-            };
-        }
         let shown = self.shown_versions(file, facts);
         let mut rows = file.rows().iter().peekable();
         let mut left = BytesMut::new();

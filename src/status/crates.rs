@@ -11,6 +11,7 @@ use semver::Version;
 use super::Status;
 use crate::{
     mirror::{Error, upkeep},
+    policy::View,
     registry::{CrateName, IndexFile},
     store::{self, LogEntry, ReleaseFacts, Store, Table},
 };
@@ -150,7 +151,7 @@ impl Status {
         query: &str,
         limit: usize,
     ) -> Result<(Vec<FoundCrate>, usize), Error> {
-        let (found, total) = self.mirror.search(query, limit)?;
+        let (found, total) = self.mirror.search(&View::all(), query, limit)?;
         if query.is_empty() {
             let found = self.lately(found, limit)?;
             let total = found.len();

@@ -539,6 +539,8 @@ fn a_view_that_is_not_there_is_refused_by_name() {
         let text = "there is no view `other`; there is `held`";
         assert!(answer.text().contains(text), "{path}: {}", answer.text());
     }
+    // The root index has one address.
+    assert_eq!(orlop.get("/view/all/index/config.json").status, 404);
     let below = orlop.get("/view/held").text();
     assert!(below.contains("/view/held/index/"), "{below}");
     let git = Git::new();

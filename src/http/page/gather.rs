@@ -127,7 +127,7 @@ pub(super) async fn krate(
     form: &str,
     write: impl FnOnce(CratePage, u64) -> Option<Bytes> + Send + 'static,
 ) -> Looked {
-    let stamp = state.mirror.view_stamp(name);
+    let stamp = state.mirror.held_stamp(name);
     let key = format!("crate {} {stamp} {form}", name.key());
     let (about, name) = (state.status.clone(), name.clone());
     let look = move || {

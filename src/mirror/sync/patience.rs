@@ -160,6 +160,7 @@ fn meaning(error: &Error) -> Meaning<'_> {
         | Error::UnknownVersion { .. }
         | Error::NotHeld { .. }
         | Error::NotInView { .. }
+        | Error::NoVersionInView { .. }
         | Error::Damaged { .. }
         | Error::LostEntry { .. }
         | Error::MissingUpstream { .. }

@@ -30,6 +30,7 @@ use super::{
     jobs::{Fault, JobError},
 };
 use crate::{
+    policy::View,
     registry::{Checksum, CrateName, Release, release::parse_version},
     store::Blob,
 };
@@ -105,7 +106,7 @@ fn offline(what: &str) -> JobError {
 impl Mirror {
     /// Fetches a release to its end, if it is not held.
     async fn fetch_whole(&self, release: &Release) -> Result<Blob, Error> {
-        match self.crate_file(release).await?.file {
+        match self.crate_file(&View::all(), release).await?.file {
             CrateFile::Held(blob) => Ok(blob),
             CrateFile::Coming(follower) => follower.end().await,
         }

@@ -1,12 +1,12 @@
-//! Views of the index: which there are, what each shows of an entry, and its git index.
+//! Views of the index: which there are, what each shows of an index file, and its git index.
 //!
-//! A view is read off the store as it is now, and asks nobody: it lists what is known as of the last
-//! time that the root index asked upstream. So a version that upstream yanked since is shown as it
-//! was last known, and a name that nobody asked the root for is not there.
+//! A view is a filter over the file that the root index serves. A view that shows only what is cached
+//! is read off the store as it is now and asks no upstream: a version that upstream yanked since is
+//! shown as it was last known, and a name that no client asked the root index for is not there.
 //!
-//! What `held` shows changes with the index entry and with the files that come and go; both move
-//! [`Mirror::view_stamp`]. The truth about a file is whether it is in its place, which is looked at
-//! for every version shown.
+//! What such a view shows changes with the index entry and with the files that come and go; both
+//! move [`Mirror::held_stamp`]. The truth about a file is whether it is in its place, which is looked
+//! at for every version shown.
 
 mod git;
 
@@ -21,12 +21,13 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 pub use self::git::ViewGit;
-use super::{Clock, Error, Inner, Mirror, generations, tasks::Tasks};
+use super::{Clock, Error, GitState, Inner, Mirror, generations, tasks::Tasks};
 use crate::{
-    metrics::{CacheResult, Kind, Metrics},
-    policy::view::{Facts, KNOWN, Shown, View},
-    registry::{Checksum, CrateName, IndexFile, Release, client::view_base},
-    store::{Blob, Found, Snapshot, Store},
+    git::Repo,
+    metrics::Metrics,
+    policy::view::{ALL, Facts, KNOWN, Shown, View},
+    registry::{CrateName, IndexFile},
+    store::{Found, Snapshot, Store},
 };
 
 /// How often the end looks whether the last commits are made.
@@ -52,15 +53,6 @@ impl Default for Options {
 
 /// How many names a search in a view looks at. Each costs a look into the store.
 const SEARCHED_NAMES: usize = 2_000;
-
-/// What a view shows of an index entry.
-#[derive(Debug, Clone)]
-pub struct ViewEntry {
-    /// The lines, byte for byte.
-    pub bytes: Bytes,
-    /// The first half of their sha256: what an `ETag` is made of, as for the whole entry.
-    pub digest: [u8; 16],
-}
 
 /// Why there is no view of a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -109,8 +101,10 @@ struct Served {
 }
 
 /// All views that are served.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Views {
+    /// The root index.
+    all: Arc<View>,
     served: Vec<Served>,
     /// Those that keep the git indexes up to date.
     loops: Mutex<Vec<JoinHandle<()>>>,
@@ -138,6 +132,7 @@ impl Views {
             Served { view, git }
         };
         Views {
+            all: Arc::new(View::all()),
             served: views.into_iter().map(serve).collect(),
             loops: Mutex::default(),
         }
@@ -150,7 +145,7 @@ impl Views {
     pub(super) fn set_base(&self, base: Option<&str>) {
         for served in &self.served {
             if let Some(git) = &served.git {
-                git.set_base(base.map(|base| view_base(base, served.view.name())));
+                git.set_base(base.map(|base| served.view.base_url(base)));
             }
         }
     }
@@ -197,12 +192,15 @@ impl Views {
 }
 
 impl Mirror {
-    /// The view of a name.
+    /// The view of a name; where none is named, the root index.
     ///
     /// # Errors
     /// [`NoView`] says which there are.
-    pub fn view(&self, name: &str) -> Result<Arc<View>, NoView> {
+    pub fn view(&self, name: Option<&str>) -> Result<Arc<View>, NoView> {
         let views = &self.inner.views;
+        let Some(name) = name else {
+            return Ok(Arc::clone(&views.all));
+        };
         if let Some(served) = views.find(name) {
             return Ok(Arc::clone(&served.view));
         }
@@ -220,66 +218,50 @@ impl Mirror {
         self.inner.views.find(view.name())?.git.as_deref()
     }
 
-    /// What a view shows of the index entry of `name`, as the store has it now; `None`: nothing.
-    /// Blocks for the disk.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub fn view_entry(&self, view: &View, name: &CrateName) -> Result<Option<ViewEntry>, Error> {
-        let shown = shown(&self.inner.store, view, name);
-        let shown = shown.map_err(|error| Error::store(name, error))?;
-        let result = match shown {
-            Some(_) => CacheResult::Hit,
-            None => CacheResult::NotHeld,
-        };
-        self.inner.metrics.cache(Kind::Index, result);
-        Ok(shown.map(|bytes| ViewEntry {
-            digest: digest_of(&bytes),
-            bytes,
-        }))
+    /// The repository of a view, once it is open, and whether it can be served; `None`: git is
+    /// switched off.
+    pub fn repository(&self, view: &View) -> Option<(Option<Repo>, GitState)> {
+        if view.name() == ALL {
+            return Some((Some(self.git()?.clone()), self.git_state()));
+        }
+        let git = self.git_of(view)?;
+        Some((git.repo(), git.state()))
     }
 
-    /// A number that changes when what a view shows of `name` may have changed, or which of its
-    /// files are held.
-    pub fn view_stamp(&self, name: &CrateName) -> u64 {
+    /// A number that changes when what `view` shows of `name` may have changed: ready answers carry
+    /// it.
+    pub fn stamp(&self, view: &View, name: &CrateName) -> u64 {
+        if view.is_cached_only() {
+            return self.held_stamp(name);
+        }
+        self.inner.options.mark(self.inner.store.stamp(name))
+    }
+
+    /// A number that changes when the index entry of `name` or which of its files are cached may
+    /// have changed.
+    pub fn held_stamp(&self, name: &CrateName) -> u64 {
         self.inner.options.mark(self.inner.store.held_stamp(name))
     }
 
-    /// The file of `release` in a view that shows only what is held. Never asks upstream.
-    ///
-    /// # Errors
-    /// [`Error::NotInView`], [`Error::Damaged`], [`Error::Store`].
-    pub async fn view_file(&self, view: &View, release: &Release) -> Result<Blob, Error> {
-        let inner = &self.inner;
-        let facts = inner.listed(release)?;
-        if let Some(blob) = inner.sound_blob(release, facts.as_ref()).await? {
-            inner.metrics.cache(Kind::Crate, CacheResult::Hit);
-            return Ok(blob);
-        }
-        inner.metrics.cache(Kind::Crate, CacheResult::NotHeld);
-        if facts.is_some_and(|facts| inner.store.holds(&facts.checksum)) {
-            return Err(Error::Damaged {
-                release: release.clone(),
-            });
-        }
-        Err(Error::NotInView {
-            release: release.clone(),
-            view: view.name().to_owned(),
-        })
-    }
-
-    /// Crates in the view whose name contains `query`, best first, and how many there are among the
-    /// first 2,000 that the mirror knows. Blocks for the disk.
+    /// Crates in the view whose name contains `query`, best first, and how many there are: of a view
+    /// with rules, among the first 2,000 that the mirror knows. Blocks for the disk.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub fn search_view(
+    pub fn search(
         &self,
         view: &View,
         query: &str,
         limit: usize,
     ) -> Result<(Vec<Found>, usize), Error> {
-        let (candidates, _all) = self.search(query, SEARCHED_NAMES)?;
+        let known = |limit| {
+            let found = self.inner.store.search(query, limit);
+            found.map_err(|error| Error::store(&format!("the search for `{query}`"), error))
+        };
+        if view.is_unfiltered() {
+            return known(limit);
+        }
+        let (candidates, _all) = known(SEARCHED_NAMES)?;
         let mut found = Vec::new();
         let mut total = 0_usize;
         for candidate in candidates {
@@ -321,23 +303,28 @@ fn shown(
     let Some(Snapshot { bytes, .. }) = store.snapshot(name)? else {
         return Ok(None);
     };
+    Ok(lines_of(store, view, name, bytes).bytes)
+}
+
+/// What a view shows of the index file of `name`. One without rules need not parse it.
+pub(super) fn lines_of(store: &Store, view: &View, name: &CrateName, file: Bytes) -> Shown {
+    if view.is_unfiltered() {
+        return Shown {
+            bytes: Some(file),
+            dropped: false,
+        };
+    }
     // What does not parse never came in; a view that cannot tell its lines apart shows none.
-    let Ok(file) = IndexFile::parse(name, bytes) else {
-        return Ok(None);
+    let Ok(file) = IndexFile::parse(name, file) else {
+        return Shown {
+            bytes: None,
+            dropped: true,
+        };
     };
     let facts = Facts {
         is_held: &|checksum| store.holds(checksum),
     };
-    let Shown { bytes, .. } = view.apply(&file, &facts);
-    Ok(bytes)
-}
-
-fn digest_of(bytes: &[u8]) -> [u8; 16] {
-    let mut digest = [0; 16];
-    for (to, from) in digest.iter_mut().zip(Checksum::of(bytes).as_bytes()) {
-        *to = *from;
-    }
-    digest
+    view.apply(&file, &facts)
 }
 
 #[cfg(test)]

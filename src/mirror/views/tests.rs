@@ -15,7 +15,7 @@ use super::{
 use crate::{
     git::Head,
     mirror::generations::{Cutting, Fault},
-    registry::layout::parse_index_path,
+    registry::{Checksum, Release, layout::parse_index_path},
     store::{self, Change, Changed, Changes, Validators},
 };
 
