@@ -2,11 +2,7 @@
 
 use actix_web::{Resource, guard, web};
 
-use super::{
-    api, download, git, operations,
-    page::{self, twin},
-    sparse,
-};
+use super::{api, download, git, operations, page, sparse};
 
 /// What the paths of all routes begin with. A path of the public URL that begins so is mistaken for
 /// one of them by who comes without the proxy.
@@ -57,15 +53,14 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
         .configure(|config| index(config, ""))
         .configure(|config| index(config, "/view/{view}"))
         .service(web::resource("/view/{view}{path:.*}").to(api::unknown_in_view))
-        // Used by people.
+        // Used by people, and by scripts as JSON.
         .service(read("/").to(page::overview))
+        .service(read("/status.json").to(page::overview))
         .service(read("/crates").to(page::crates))
-        .service(read("/static/{file}").to(page::file))
-        // Used by scripts: the same as data.
-        .service(read("/status.json").to(twin::overview))
-        .service(read("/crates.json").to(twin::search))
-        .service(read("/crates/{name}.json").to(twin::krate))
+        .service(read("/crates.json").to(page::crates))
+        .service(read("/crates/{name}.json").to(page::krate))
         .service(read("/crates/{name}").to(page::krate))
+        .service(read("/static/{file}").to(page::file))
         // Used by Prometheus and load balancers.
         .service(read("/metrics").to(operations::metrics))
         .service(read("/healthz").to(operations::healthz))

@@ -1,4 +1,5 @@
-//! The pages for people, and their JSON twins: `gather` makes the data, the templates show it.
+//! The pages for people, and the same data as JSON for scripts: `gather` makes the data, the
+//! templates show it. Each page has one handler for both.
 
 mod assets;
 mod charts;
@@ -12,103 +13,102 @@ mod sample;
 #[cfg(test)]
 mod tests;
 mod text;
-pub(crate) mod twin;
 
 use actix_web::{
     HttpRequest, HttpResponse,
     http::{StatusCode, header},
-    web,
+    web::{self, Bytes},
 };
+use serde::Serialize;
 
 pub(crate) use self::assets::file;
 use self::{
     gather::Looked,
     render::{CratesPage, OneCratePage, OverviewPage, ProblemPage, answer},
-    twin::{
-        BROKEN, COME_AGAIN_SECONDS, MAX_QUERY_BYTES, OverviewQuery, SearchQuery, TOO_MANY,
-        unknown_crate,
-    },
 };
 use super::{State, path_of, reply};
-use crate::{mirror, registry::CrateName, status::Range};
+use crate::{registry::CrateName, status::Range};
 
-/// `GET /`: how the mirror fares.
+/// The longest query that is looked for, in bytes: no name is longer than 64.
+const MAX_QUERY_BYTES: usize = 256;
+
+/// When a client comes again after too many looked at once.
+const BUSY_RETRY_SECONDS: u64 = 2;
+
+#[derive(Debug, Default, serde::Deserialize)]
+pub(crate) struct OverviewQuery {
+    #[serde(default)]
+    range: String,
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+pub(crate) struct SearchQuery {
+    #[serde(default)]
+    q: String,
+}
+
+/// `GET /` and `GET /status.json?range=day`: how the mirror fares.
 pub(crate) async fn overview(
     request: HttpRequest,
     query: Option<web::Query<OverviewQuery>>,
     state: web::Data<State>,
 ) -> HttpResponse {
+    let format = Format::of(&request, &state);
     let base = match state.bases.of(request.head()) {
         Ok(base) => base,
-        Err(error) => return unreadable("", &format!("{error}.")),
+        Err(error) => return format.refusal(error.to_string()),
     };
     let range = query.map_or(Range::Day, |query| Range::parse(&query.range));
-    let root = path_of(&base);
-    match gather::overview(&state, &base, range).await {
-        Some(data) => answer(StatusCode::OK, &OverviewPage::new(&root, data)),
-        None => broken(&root),
-    }
+    let data = gather::overview(&state, &base, range).await;
+    let page = data.and_then(|data| match &format {
+        Format::Html { root } => render::written(&OverviewPage::new(root, data)),
+        Format::Json => written(&data),
+    });
+    format.answer(page.map_or(Looked::Broke, Looked::Written), "")
 }
 
-/// `GET /crates?q=`: the crates that are known here.
+/// `GET /crates?q=` and `GET /crates.json?q=`: the crates that are known here.
 pub(crate) async fn crates(
     request: HttpRequest,
     query: Option<web::Query<SearchQuery>>,
     state: web::Data<State>,
 ) -> HttpResponse {
-    let root = root(&request, &state);
+    let format = Format::of(&request, &state);
     let query = query.map(web::Query::into_inner).unwrap_or_default();
     if query.q.len() > MAX_QUERY_BYTES {
-        let why = "A search is for at most 256 bytes; the name of a crate has at most 64.";
-        return unreadable(&root, why);
+        let why = "a search has a `q` of at most 256 bytes; the name of a crate has at most 64";
+        return format.refusal(why.to_owned());
     }
-    let below = root.clone();
-    let write = move |found| render::written(&CratesPage::new(&below, found));
-    let looked = gather::search(&state, &query.q, &format!("html {root}"), write).await;
-    looked_for(looked, &root, "")
+    let written_as = format.clone();
+    let write = move |found| match &written_as {
+        Format::Html { root } => render::written(&CratesPage::new(root, found)),
+        Format::Json => written(&found),
+    };
+    let looked = gather::search(&state, &query.q, &format.key(), write).await;
+    format.answer(looked, "")
 }
 
-/// `GET /crates/{name}`: what is known of a crate.
+/// `GET /crates/{name}` and `GET /crates/{name}.json`: what is known of a crate.
 pub(crate) async fn krate(
     request: HttpRequest,
     name: web::Path<String>,
     state: web::Data<State>,
 ) -> HttpResponse {
-    let root = root(&request, &state);
+    let format = Format::of(&request, &state);
     let name = match CrateName::parse(&name) {
         Ok(name) => name,
-        Err(error) => return unreadable(&root, &format!("This is not a crate name: {error}.")),
+        Err(error) => return format.refusal(format!("this is not a crate name: {error}")),
     };
-    let below = root.clone();
-    let write = move |data, now| render::written(&OneCratePage::new(&below, data, now));
-    let looked = gather::krate(&state, &name, &format!("html {root}"), write).await;
-    looked_for(looked, &root, &sentence(&unknown_crate(&name)))
-}
-
-/// The page of what was looked for. `unknown`: what is said where there is no such thing.
-fn looked_for(looked: Looked, root: &str, unknown: &str) -> HttpResponse {
-    match looked {
-        Looked::Written(html) => render::html_answer(StatusCode::OK, html),
-        Looked::Unknown => not_found(root, unknown),
-        Looked::Failed(error) => failed(root, &error),
-        Looked::Busy => busy(root),
-        Looked::Broke => broken(root),
-    }
-}
-
-fn busy(root: &str) -> HttpResponse {
-    let (why, remedy) = (sentence(TOO_MANY), "Try again in a moment.".to_owned());
-    let page = ProblemPage::new(root, "Too many at once", why, remedy);
-    let mut response = answer(StatusCode::SERVICE_UNAVAILABLE, &page);
-    let pause = header::HeaderValue::from(COME_AGAIN_SECONDS);
-    response.headers_mut().insert(header::RETRY_AFTER, pause);
-    response
-}
-
-fn broken(root: &str) -> HttpResponse {
-    let (why, remedy) = (sentence(BROKEN), "The log says more.".to_owned());
-    let page = ProblemPage::new(root, "Could not look this up", why, remedy);
-    answer(StatusCode::INTERNAL_SERVER_ERROR, &page)
+    let written_as = format.clone();
+    let write = move |data, now| match &written_as {
+        Format::Html { root } => render::written(&OneCratePage::new(root, data, now)),
+        Format::Json => written(&data),
+    };
+    let looked = gather::krate(&state, &name, &format.key(), write).await;
+    let unknown = format!(
+        "nothing is known of crate `{name}` here yet: it appears once a cargo asks this mirror for it"
+    );
+    format.answer(looked, &unknown)
 }
 
 /// A path that has no page, where a browser asks; `None`: something else asks.
@@ -116,37 +116,151 @@ pub(crate) fn nowhere(request: &HttpRequest, state: &State) -> Option<HttpRespon
     let accepted = request.headers().get(header::ACCEPT)?.to_str().ok()?;
     accepted.contains("text/html").then(|| {
         let why = "Nothing is at this address of the mirror.";
-        not_found(&root(request, state), why)
+        Format::html(request, state).not_found(why.to_owned())
     })
 }
 
-/// The path of the base. A host that is not one has none, and its page is answered as well as can be.
-fn root(request: &HttpRequest, state: &State) -> String {
-    let base = state.bases.of(request.head());
-    base.map_or_else(|_invalid| String::new(), |base| path_of(&base))
+/// How the data of a page is written.
+#[derive(Debug, Clone)]
+enum Format {
+    /// For people.
+    Html {
+        /// The path of the base, for links.
+        root: String,
+    },
+    /// For scripts.
+    Json,
 }
 
-fn not_found(root: &str, why: &str) -> HttpResponse {
-    let remedy = "Look for a crate in the search above.";
-    let page = ProblemPage::new(root, "Not found", why.to_owned(), remedy.to_owned());
-    answer(StatusCode::NOT_FOUND, &page)
+/// Why there is no page.
+struct Problem {
+    status: StatusCode,
+    title: &'static str,
+    why: String,
+    /// What to do about it, for people.
+    remedy: &'static str,
+    retry_seconds: Option<u64>,
 }
 
-fn unreadable(root: &str, why: &str) -> HttpResponse {
-    let remedy = "Look for a crate in the search above.";
-    let page = ProblemPage::new(root, "Not understood", sentence(why), remedy.to_owned());
-    answer(StatusCode::BAD_REQUEST, &page)
+impl Format {
+    /// The format that a path asks for.
+    fn of(request: &HttpRequest, state: &State) -> Format {
+        if request.match_info().as_str().ends_with(".json") {
+            Format::Json
+        } else {
+            Format::html(request, state)
+        }
+    }
+
+    /// A host that is not one has no base, and its page is answered as well as can be.
+    fn html(request: &HttpRequest, state: &State) -> Format {
+        let base = state.bases.of(request.head());
+        Format::Html {
+            root: base.map_or_else(|_invalid| String::new(), |base| path_of(&base)),
+        }
+    }
+
+    /// Tells apart what is written of the same data.
+    fn key(&self) -> String {
+        match self {
+            Format::Html { root } => format!("html {root}"),
+            Format::Json => "json".to_owned(),
+        }
+    }
+
+    /// The answer of what was looked for. `unknown`: what is said where there is no such thing.
+    fn answer(&self, looked: Looked, unknown: &str) -> HttpResponse {
+        let failed = |status, why, remedy, retry_seconds| {
+            self.problem(Problem {
+                status,
+                title: "Could not look this up",
+                why,
+                remedy,
+                retry_seconds,
+            })
+        };
+        match looked {
+            Looked::Written(html) if matches!(self, Format::Html { .. }) => {
+                render::html_answer(StatusCode::OK, html)
+            }
+            Looked::Written(text) => json(StatusCode::OK, text),
+            Looked::Unknown => self.not_found(unknown.to_owned()),
+            Looked::Failed(error) => failed(
+                reply::status(&error),
+                error.to_string(),
+                error.remedy().unwrap_or("the log says more"),
+                error.retry_after().map(|pause| pause.as_secs().max(1)),
+            ),
+            Looked::Busy => self.problem(Problem {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                title: "Too many at once",
+                why: "too many look for crates at once".to_owned(),
+                remedy: "try again in a moment",
+                retry_seconds: Some(BUSY_RETRY_SECONDS),
+            }),
+            Looked::Broke => failed(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "this could not be looked up: the look into the store broke off".to_owned(),
+                "the log says more",
+                None,
+            ),
+        }
+    }
+
+    fn not_found(&self, why: String) -> HttpResponse {
+        self.problem(Problem {
+            status: StatusCode::NOT_FOUND,
+            title: "Not found",
+            why,
+            remedy: "look for a crate in the search above",
+            retry_seconds: None,
+        })
+    }
+
+    /// A request that cannot be about anything.
+    fn refusal(&self, why: String) -> HttpResponse {
+        self.problem(Problem {
+            status: StatusCode::BAD_REQUEST,
+            title: "Not understood",
+            why,
+            remedy: "look for a crate in the search above",
+            retry_seconds: None,
+        })
+    }
+
+    fn problem(&self, problem: Problem) -> HttpResponse {
+        let Problem { status, why, .. } = problem;
+        let mut response = match self {
+            Format::Html { root } => {
+                let (why, remedy) = (sentence(&why), sentence(problem.remedy));
+                answer(status, &ProblemPage::new(root, problem.title, why, remedy))
+            }
+            Format::Json => {
+                let error = serde_json::json!({ "error": why });
+                json(status, error.to_string().into())
+            }
+        };
+        if let Some(seconds) = problem.retry_seconds {
+            let seconds = header::HeaderValue::from(seconds);
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        response
+    }
 }
 
-fn failed(root: &str, error: &mirror::Error) -> HttpResponse {
-    let remedy = error
-        .remedy()
-        .map_or_else(|| "The log says more.".to_owned(), sentence);
-    let (status, why) = (reply::status(error), sentence(&error.to_string()));
-    answer(
-        status,
-        &ProblemPage::new(root, "Could not look this up", why, remedy),
-    )
+/// The data of a page as JSON; `None`: it could not be written, and the log says why.
+fn written(data: &impl Serialize) -> Option<Bytes> {
+    let text = serde_json::to_vec(data);
+    let text = text.inspect_err(|error| tracing::error!(%error, "could not write a page"));
+    text.ok().map(Bytes::from)
+}
+
+fn json(status: StatusCode, text: Bytes) -> HttpResponse {
+    HttpResponse::build(status)
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .content_type(header::ContentType::json())
+        .body(text)
 }
 
 /// A fragment as a sentence.
