@@ -11,8 +11,9 @@
 //!
 //! | floor | room | owns |
 //! |---|---|---|
-//! | 8 | `main.rs` | arguments in, exit code out |
-//! | 7 | [`cli`] | commands; putting the rooms together; the only room that prints |
+//! | 9 | `main.rs` | arguments in, exit code out |
+//! | 8 | [`cli`] | commands; putting the rooms together; the only room that prints |
+//! | 7 | [`doctor`] | why a client does not get its crates, what is wrong on the server: findings as data |
 //! | 6 | [`config`] | flags > environment > file > defaults; writes each key into the `Options` of its owner |
 //! | 5 | [`http`] | hides actix: the listener, the routes, ready answers, errors as statuses |
 //! | 5 | [`admin`] | the socket by which commands reach the server that has the store |
@@ -82,6 +83,10 @@
 //! [`admin`] socket, else opens the store itself → [`mirror::Mirror::run_for`]: the registry of
 //! jobs lets it begin → events to whoever listens, who never holds it up → the report.
 //!
+//! **A diagnosis** (`orlop doctor`): `cli::commands::doctor` → [`doctor::examine`] reads cargo's
+//! configuration, goes the way of a request to the mirror, takes from `/status.json` what the server
+//! knows itself, looks at the store's machine if this is the one → findings, which `cli` prints.
+//!
 //! **A start**: `cli` → [`config`] → [`store::Store::open`] (lock, format, sled with a deadline; a
 //! sled that does not open is set aside and rebuilt from journal and value files) → [`git::Repo`]
 //! opens, and gives a lost index back → listen → ready line → the blobs are looked through in the background.
@@ -125,6 +130,7 @@
 //! | what is tried again, and when | `upstream/retry.rs`, `upstream/breaker.rs` |
 //! | what a command asks for and reports | the room's request and report, `cli/commands` |
 //! | which jobs exclude each other | `mirror/jobs/registry.rs` |
+//! | a check of `orlop doctor` | `doctor/`: one file a subject |
 //! | how progress looks | `cli/progress.rs` |
 //! | a metric | `metrics/mod.rs` |
 #![cfg_attr(
@@ -140,6 +146,7 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod git;
 pub mod http;
 pub mod metrics;

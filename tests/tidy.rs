@@ -13,8 +13,9 @@ use std::{
 /// Rooms by floor: an import may only go to a lower floor. Rooms of one floor do not know one
 /// another.
 const FLOORS: &[(&str, u8)] = &[
-    ("main", 8),
-    ("cli", 7),
+    ("main", 9),
+    ("cli", 8),
+    ("doctor", 7),
     ("config", 6),
     ("http", 5),
     ("admin", 5),

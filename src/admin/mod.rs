@@ -79,6 +79,24 @@ pub struct Reached {
     pub base: Option<String>,
 }
 
+impl Reached {
+    /// The base by which this machine reaches the server; `None`: it does not listen.
+    pub fn local_base(&self) -> Option<String> {
+        let address = self.addresses.first();
+        self.base
+            .clone()
+            .or_else(|| address.map(|address| local_base(*address)))
+    }
+}
+
+/// The base by which this machine reaches a server that listens on `address`.
+pub fn local_base(address: SocketAddr) -> String {
+    match address.ip().is_unspecified() {
+        true => format!("http://localhost:{}", address.port()),
+        false => format!("http://{address}"),
+    }
+}
+
 /// What a new configuration changed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reloaded {
@@ -191,5 +209,16 @@ mod tests {
             "the bytes are what older and newer builds read"
         );
         assert_eq!(Head::read(b"GET / HTTP/1.1\r\nHost: x\r"), None);
+    }
+
+    #[test]
+    fn an_address_becomes_a_url_that_can_be_reached() {
+        let check = |address: &str, base: &str| {
+            assert_eq!(local_base(address.parse().unwrap()), base);
+        };
+        check("127.0.0.1:8080", "http://127.0.0.1:8080");
+        check("[::1]:8080", "http://[::1]:8080");
+        check("[::]:8080", "http://localhost:8080");
+        check("0.0.0.0:80", "http://localhost:80");
     }
 }

@@ -1,9 +1,8 @@
 //! `orlop client-config`: finds the URL that cargo reaches the mirror by.
 
 use std::io::Write;
-use std::net::SocketAddr;
 
-use super::{Error, job, open, serve::local_base, tell};
+use super::{Error, job, open, tell};
 use crate::config::{Config, Loaded, parse_public_url};
 use crate::policy::view::HELD;
 use crate::registry::client::{client_config, git_client_config, view_base};
@@ -42,55 +41,19 @@ pub(super) fn print(
 
 /// How the daemon that has the store of these settings is reached, whatever they say of it: it may
 /// listen on a free port, or was given flags of its own. `None`: none answers.
-pub(super) fn of_daemon(loaded: &Loaded) -> Option<String> {
+fn of_daemon(loaded: &Loaded) -> Option<String> {
     let runtime = open::runtime().ok()?;
-    let client = job::reach(&runtime, loaded).ok()??;
-    let http = client.http();
-    let first = http.addresses.first();
-    let local = || first.map(|first| local_base(*first));
-    http.base.clone().or_else(local)
+    job::reach(&runtime, loaded).ok()??.http().local_base()
 }
 
 fn base_of_settings(config: &Config) -> Result<String, Error> {
-    if let Some(base) = config.public_base() {
-        return Ok(base);
-    }
-    // Addresses are never empty.
-    let first = config.listen.addresses.first().ok_or(Error::FreePort)?;
-    let base = base_of_address(*first)?;
-    if first.ip().is_unspecified() {
+    let base = config.local_base().ok_or(Error::FreePort)?;
+    let first = config.listen.addresses.first();
+    if config.public_base().is_none() && first.is_some_and(|first| first.ip().is_unspecified()) {
         tell(
             "hint: this is for the machine that the mirror runs on; for others, name it with \
              --url http://HOST:PORT or set `public_url`\n",
         );
     }
     Ok(base)
-}
-
-/// An address that means every address is reached as `localhost` from the machine itself.
-fn base_of_address(address: SocketAddr) -> Result<String, Error> {
-    match address.port() {
-        0 => Err(Error::FreePort),
-        port if address.ip().is_unspecified() => Ok(format!("http://localhost:{port}")),
-        _ => Ok(format!("http://{address}")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_becomes_a_url_that_can_be_reached() {
-        let check = |address: &str, base: &str| {
-            let found = base_of_address(address.parse().unwrap());
-            assert_eq!(found.unwrap(), base);
-        };
-        check("127.0.0.1:8080", "http://127.0.0.1:8080");
-        check("[::1]:8080", "http://[::1]:8080");
-        check("[::]:8080", "http://localhost:8080");
-        check("0.0.0.0:80", "http://localhost:80");
-        let free = base_of_address("127.0.0.1:0".parse().unwrap());
-        assert!(matches!(free, Err(Error::FreePort)));
-    }
 }

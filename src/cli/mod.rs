@@ -6,7 +6,6 @@
 mod args;
 mod client_config;
 pub mod commands;
-mod doctor;
 mod error;
 pub mod job;
 mod logs;

@@ -233,7 +233,8 @@ fn announce(config: &Config, addresses: &[SocketAddr]) -> Result<(), Error> {
     if io::stderr().is_terminal()
         && let Some(address) = addresses.first()
     {
-        let base = config.public_base().unwrap_or_else(|| local_base(*address));
+        let base = config.public_base();
+        let base = base.unwrap_or_else(|| admin::local_base(*address));
         tell(&format!("\n{}\n", client_config(&base)));
     }
     Ok(())
@@ -253,14 +254,6 @@ pub(super) fn git_base(config: &Config, addresses: &[SocketAddr]) -> Option<Stri
     config.public_base().or_else(|| {
         let first = addresses.first()?;
         let is_local = addresses.iter().all(|address| address.ip().is_loopback());
-        is_local.then(|| local_base(*first))
+        is_local.then(|| admin::local_base(*first))
     })
-}
-
-/// How this machine reaches what listens at `address`.
-pub(super) fn local_base(address: SocketAddr) -> String {
-    match address {
-        any if any.ip().is_unspecified() => format!("http://localhost:{}", any.port()),
-        one => format!("http://{one}"),
-    }
 }

@@ -72,58 +72,12 @@ fn folder_below(data: &Path) -> Option<PathBuf> {
     data.is_absolute().then(|| data.join("orlop"))
 }
 
-/// What of the environment decides how this user's cargo reaches a registry.
-#[derive(Debug, Clone, Default)]
-pub struct ClientEnvironment {
-    /// `CARGO_*`, the variables of proxies and of certificates, by name; what is no text is left out.
-    pub variables: BTreeMap<String, String>,
-    /// `CARGO_HOME`, else `.cargo` in the home; `None`: there is no home.
-    pub cargo_home: Option<PathBuf>,
-}
-
-impl ClientEnvironment {
-    /// The environment of this process.
-    pub fn of_process() -> ClientEnvironment {
-        ClientEnvironment::of(std::env::vars_os())
-    }
-
-    /// The environment that `variables` make.
-    pub fn of(variables: impl Iterator<Item = (OsString, OsString)>) -> ClientEnvironment {
-        const NAMES: [&str; 6] = [
-            "http_proxy",
-            "https_proxy",
-            "all_proxy",
-            "no_proxy",
-            "ssl_cert_file",
-            "ssl_cert_dir",
-        ];
-        let mut environment = ClientEnvironment::default();
-        let mut home = None;
-        for (name, value) in variables {
-            let Some(name) = name.to_str() else { continue };
-            match name {
-                "CARGO_HOME" => environment.cargo_home = Some(PathBuf::from(&value)),
-                "HOME" => home = Some(PathBuf::from(&value)),
-                _ => {}
-            }
-            let counts =
-                name.starts_with("CARGO_") || NAMES.contains(&name.to_ascii_lowercase().as_str());
-            if let (true, Ok(value)) = (counts, value.into_string()) {
-                environment.variables.insert(name.to_owned(), value);
-            }
-        }
-        let own = home.map(|home| home.join(".cargo"));
-        environment.cargo_home = environment.cargo_home.or(own);
-        environment
-    }
-
-    /// The value of the first of these variables that is set to something, with its name.
-    pub fn first<'a>(&'a self, names: &[&'a str]) -> Option<(&'a str, &'a str)> {
-        names.iter().find_map(|name| {
-            let value = self.variables.get(*name)?;
-            (!value.is_empty()).then_some((*name, value.as_str()))
-        })
-    }
+/// The environment of this process as cargo would have it; what is no text is left out.
+pub fn client_variables() -> BTreeMap<String, String> {
+    let text = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(text).collect()
 }
 
 /// Every value in the variables, or what is wrong with them.

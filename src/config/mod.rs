@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-pub use environment::{ClientEnvironment, Environment};
+pub use environment::{Environment, client_variables};
 pub use error::{Error, Origin, Refusal};
 pub use keys::{KEYS, Key};
 pub use reload::{Change, changes};
@@ -33,7 +33,7 @@ pub use value::parse_public_url;
 use keys::Given;
 use value::Raw;
 
-use crate::{git, http, mirror, store, upstream};
+use crate::{admin, git, http, mirror, store, upstream};
 
 /// Where the configuration is if no other file is named.
 pub const DEFAULT_FILE: &str = "/etc/orlop/orlop.toml";
@@ -132,6 +132,15 @@ impl Config {
     /// The base that clients reach this server by, without a slash at its end.
     pub fn public_base(&self) -> Option<String> {
         self.http.public_url.clone()
+    }
+
+    /// The base by which this machine reaches a server with these settings; `None`: it listens on
+    /// a free port.
+    pub fn local_base(&self) -> Option<String> {
+        let first = self.listen.addresses.first();
+        let address = first.filter(|first| first.port() != 0);
+        self.public_base()
+            .or_else(|| address.map(|address| admin::local_base(*address)))
     }
 
     /// The socket by which commands reach a server of this store.

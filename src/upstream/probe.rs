@@ -1,15 +1,13 @@
-//! One request at a time to any HTTP server, told in detail: for finding out what is wrong.
+//! One request at a time to any HTTP server, with the exact reason of a failure, for `orlop doctor`.
 //!
-//! Nothing here is part of how the upstream is asked: no retries, no breaker, no rules about
-//! addresses. A [`Probe`] goes the way that cargo would go (its proxy, its certificates), and
-//! [`Trouble`] says at which step it ended.
+//! Nothing here is part of how upstream is asked: no retries, no circuit breaker, no rules about
+//! addresses. A [`Probe`] uses the proxy and the certificates that cargo would use, and
+//! [`ProbeError`] says which step failed.
 
 use std::{
     error::Error as StdError,
     io,
-    net::{SocketAddr, TcpStream, ToSocketAddrs},
     path::{Path, PathBuf},
-    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -21,28 +19,29 @@ use super::{client::install_crypto, secret};
 use crate::registry::{Checksum, checksum::Hasher};
 use crate::util::error::chain;
 
-/// How long each step may take. 10 s: less patient than cargo's 30, longer than a slow network.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long connecting, and each read, may take. 10 s: less than cargo's 30, more than a slow
+/// network needs.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a download may take in all.
-const DOWNLOAD_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a whole answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What is read of an answer that is kept. The largest index files have some megabytes.
-const MOST_BODY_BYTES: usize = 16 << 20;
+/// How much of a body is kept. The largest index files have some megabytes.
+const MAX_KEPT_BYTES: usize = 16 << 20;
 
-/// What is read of a file that is hashed.
-const MOST_FILE_BYTES: u64 = 1 << 30;
+/// How much of a body is read and hashed.
+const MAX_READ_BYTES: u64 = 1 << 30;
 
 /// The way that requests take.
 #[derive(Debug, Clone, Default)]
 pub struct Way {
-    /// The proxy, as a URL or `host:port`; `None`: straight.
+    /// The proxy, as a URL or `host:port`; `None`: none.
     pub proxy: Option<String>,
-    /// The certificate authorities in the stead of those of the system, as PEM.
+    /// The certificate authorities to trust instead of the system's, as PEM.
     pub ca_file: Option<PathBuf>,
 }
 
-/// Asks.
+/// Sends requests.
 #[derive(Debug, Clone)]
 pub struct Probe {
     client: reqwest::Client,
@@ -61,10 +60,16 @@ pub struct Reply {
     pub content_type: Option<String>,
     /// Where the answer came from after redirects, without credentials.
     pub url: String,
-    /// Whether another host answered than was asked.
+    /// Whether the answer came from another host after redirects.
     pub is_elsewhere: bool,
-    /// The body, up to 16 MiB.
+    /// The first 16 MiB of the body.
     pub body: Bytes,
+    /// The length of the whole body.
+    pub len: u64,
+    /// The sha256 of the whole body.
+    pub checksum: Checksum,
+    /// How long it took.
+    pub took: Duration,
 }
 
 impl Reply {
@@ -74,40 +79,18 @@ impl Reply {
         let start = self.body.trim_ascii_start();
         self.content_type.as_ref().is_some_and(is_html) || start.starts_with(b"<")
     }
-
-    /// The body as text.
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
 }
 
-/// A file that was fetched and hashed.
-#[derive(Debug, Clone)]
-pub struct Fetched {
-    /// The status.
-    pub status: u16,
-    /// What the bytes hash to.
-    pub checksum: Checksum,
-    /// How many there were.
-    pub len: u64,
-    /// How long it took.
-    pub took: Duration,
-    /// The beginning of the body, for refusals.
-    pub start: Bytes,
-    /// Where it came from after redirects, without credentials.
-    pub url: String,
-}
-
-/// Where a request ended without an answer.
+/// Why no answer came.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Trouble {
-    /// Nobody accepts connections there.
+pub enum ProbeError {
+    /// The connection was refused, or the host does not resolve.
     #[error("no connection: {0}")]
     Connect(String),
-    /// The certificate was signed by nobody that is trusted here.
+    /// No authority that is trusted here signed the certificate.
     #[error("the certificate was issued by an authority that is not trusted here")]
     UnknownIssuer,
-    /// The certificate is over, or not valid yet.
+    /// The certificate has expired, or is not valid yet.
     #[error("the certificate {0}")]
     CertificateTime(&'static str),
     /// The certificate is for another name.
@@ -122,7 +105,7 @@ pub enum Trouble {
     /// The body broke off or was too long.
     #[error("the answer broke off: {0}")]
     Broken(String),
-    /// What was to be used for asking cannot be used.
+    /// The proxy or the certificates cannot be used.
     #[error("{0}")]
     Setup(String),
 }
@@ -131,19 +114,19 @@ impl Probe {
     /// A probe that goes this way.
     ///
     /// # Errors
-    /// [`Trouble::Setup`] for a proxy or certificates that cannot be used.
-    pub fn new(way: &Way) -> Result<Probe, Trouble> {
+    /// [`ProbeError::Setup`] for a proxy or certificates that cannot be used.
+    pub fn new(way: &Way) -> Result<Probe, ProbeError> {
         install_crypto();
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("orlop-doctor/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(PATIENCE)
-            .read_timeout(PATIENCE)
-            .timeout(DOWNLOAD_PATIENCE)
+            .connect_timeout(STEP_TIMEOUT)
+            .read_timeout(STEP_TIMEOUT)
+            .timeout(ANSWER_TIMEOUT)
             .gzip(false)
             .no_proxy();
         if let Some(proxy) = &way.proxy {
             let proxy = Proxy::all(proxy).map_err(|error| {
-                Trouble::Setup(format!("the proxy cannot be used: {}", innermost(&error)))
+                ProbeError::Setup(format!("the proxy cannot be used: {}", innermost(&error)))
             })?;
             builder = builder.proxy(proxy);
         }
@@ -152,131 +135,66 @@ impl Probe {
         }
         let client = builder
             .build()
-            .map_err(|error| Trouble::Setup(innermost(&error)))?;
+            .map_err(|error| ProbeError::Setup(innermost(&error)))?;
         Ok(Probe { client })
     }
 
-    /// Asks for `url`, with further headers.
+    /// Sends a GET and reads the whole answer.
     ///
     /// # Errors
-    /// [`Trouble`], where no whole answer came.
-    pub async fn get(&self, url: &Url, headers: &[(&str, &str)]) -> Result<Reply, Trouble> {
-        let mut response = self.send(url, headers).await?;
+    /// [`ProbeError`], if no whole answer came.
+    pub async fn get(&self, url: &Url) -> Result<Reply, ProbeError> {
+        let started = Instant::now();
+        let sent = self.client.get(url.clone()).send().await;
+        let mut response = sent.map_err(|error| probe_error(&error))?;
+        let (mut hasher, mut len, mut body) = (Hasher::default(), 0, Vec::new());
+        while let Some(piece) = response
+            .chunk()
+            .await
+            .map_err(|error| probe_error(&error))?
+        {
+            hasher.update(&piece);
+            len += piece.len() as u64;
+            if len > MAX_READ_BYTES {
+                let text = format!("it is longer than {MAX_READ_BYTES} bytes");
+                return Err(ProbeError::Broken(text));
+            }
+            let rest = MAX_KEPT_BYTES.saturating_sub(body.len()).min(piece.len());
+            body.extend_from_slice(piece.get(..rest).unwrap_or_default());
+        }
         let text = |name| {
             let value: Option<&header::HeaderValue> = response.headers().get(name);
             value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
         };
-        let mut reply = Reply {
+        Ok(Reply {
             status: response.status().as_u16(),
             protocol: format!("{:?}", response.version()),
             date: text(header::DATE),
             content_type: text(header::CONTENT_TYPE),
             url: secret::shown(response.url()),
             is_elsewhere: response.url().host() != url.host(),
-            body: Bytes::new(),
-        };
-        let mut body = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(|error| trouble(&error))? {
-            if body.len() + piece.len() > MOST_BODY_BYTES {
-                return Err(Trouble::Broken(format!(
-                    "it is longer than {MOST_BODY_BYTES} bytes"
-                )));
-            }
-            body.extend_from_slice(&piece);
-        }
-        reply.body = body.into();
-        Ok(reply)
-    }
-
-    /// Fetches the file at `url` and hashes it.
-    ///
-    /// # Errors
-    /// [`Trouble`], where no whole answer came.
-    pub async fn fetch(&self, url: &Url) -> Result<Fetched, Trouble> {
-        let started = Instant::now();
-        let mut response = self.send(url, &[]).await?;
-        let (mut hasher, mut len, mut start) = (Hasher::default(), 0, Bytes::new());
-        while let Some(piece) = response.chunk().await.map_err(|error| trouble(&error))? {
-            hasher.update(&piece);
-            len += piece.len() as u64;
-            if len > MOST_FILE_BYTES {
-                return Err(Trouble::Broken(format!(
-                    "it is longer than {MOST_FILE_BYTES} bytes"
-                )));
-            }
-            if start.is_empty() {
-                start = piece.slice(..piece.len().min(400));
-            }
-        }
-        Ok(Fetched {
-            status: response.status().as_u16(),
-            checksum: hasher.finish(),
+            body: body.into(),
             len,
+            checksum: hasher.finish(),
             took: started.elapsed(),
-            start,
-            url: secret::shown(response.url()),
         })
-    }
-
-    async fn send(
-        &self,
-        url: &Url,
-        headers: &[(&str, &str)],
-    ) -> Result<reqwest::Response, Trouble> {
-        let mut request = self.client.get(url.clone());
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        request.send().await.map_err(|error| trouble(&error))
     }
 }
 
-fn read_pem(path: &Path) -> Result<Vec<Certificate>, Trouble> {
+fn read_pem(path: &Path) -> Result<Vec<Certificate>, ProbeError> {
     let shown = path.display();
     let pem = std::fs::read(path)
-        .map_err(|error| Trouble::Setup(format!("`{shown}` cannot be read: {error}")))?;
+        .map_err(|error| ProbeError::Setup(format!("`{shown}` cannot be read: {error}")))?;
     match Certificate::from_pem_bundle(&pem) {
         Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_none) => Err(Trouble::Setup(format!(
-            "`{shown}` holds no PEM certificate"
+        Ok(_none) => Err(ProbeError::Setup(format!(
+            "`{shown}` has no PEM certificate"
         ))),
-        Err(error) => Err(Trouble::Setup(format!(
-            "`{shown}` holds no usable PEM certificate: {}",
+        Err(error) => Err(ProbeError::Setup(format!(
+            "`{shown}` has no usable PEM certificate: {}",
             innermost(&error)
         ))),
     }
-}
-
-/// The addresses of a host, or why there are none. The system's resolver has no limit of its own
-/// that a person would wait for.
-///
-/// # Errors
-/// Of the system's resolver, or that it does not answer.
-pub fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let place = (
-        host.trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_owned(),
-        port,
-    );
-    let (tell, told) = mpsc::sync_channel(1);
-    std::thread::spawn(move || {
-        let found = place.to_socket_addrs().map(Iterator::collect);
-        // Nobody waits any more when the time is over.
-        let _nobody = tell.send(found);
-    });
-    told.recv_timeout(PATIENCE)
-        .unwrap_or_else(|_late| Err(io::Error::from(io::ErrorKind::TimedOut)))
-}
-
-/// How long it takes to connect to an address.
-///
-/// # Errors
-/// Why nobody is there.
-pub fn connect(address: SocketAddr) -> io::Result<Duration> {
-    let started = Instant::now();
-    TcpStream::connect_timeout(&address, PATIENCE / 2)?;
-    Ok(started.elapsed())
 }
 
 fn innermost(error: &(dyn StdError + 'static)) -> String {
@@ -287,18 +205,18 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
 }
 
 /// Which step failed.
-fn trouble(error: &reqwest::Error) -> Trouble {
+fn probe_error(error: &reqwest::Error) -> ProbeError {
     if let Some(found) = chain(error).find_map(|error| tls_error(error)) {
-        return tls_trouble(found);
+        return tls_probe_error(found);
     }
     let text = innermost(error);
     if error.is_timeout() {
-        return Trouble::Timeout;
+        return ProbeError::Timeout;
     }
     if error.is_connect() {
-        return Trouble::Connect(text);
+        return ProbeError::Connect(text);
     }
-    Trouble::Broken(text)
+    ProbeError::Broken(text)
 }
 
 /// The error of rustls, which travels inside errors of I/O.
@@ -311,20 +229,20 @@ fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Erro
     tls_error(inner)
 }
 
-fn tls_trouble(error: &rustls::Error) -> Trouble {
+fn tls_probe_error(error: &rustls::Error) -> ProbeError {
     use rustls::CertificateError as Fault;
     let rustls::Error::InvalidCertificate(fault) = error else {
-        return Trouble::Tls(error.to_string());
+        return ProbeError::Tls(error.to_string());
     };
     match fault {
-        Fault::UnknownIssuer => Trouble::UnknownIssuer,
-        Fault::Expired | Fault::ExpiredContext { .. } => Trouble::CertificateTime("has expired"),
+        Fault::UnknownIssuer => ProbeError::UnknownIssuer,
+        Fault::Expired | Fault::ExpiredContext { .. } => ProbeError::CertificateTime("has expired"),
         Fault::NotValidYet | Fault::NotValidYetContext { .. } => {
-            Trouble::CertificateTime("is not valid yet")
+            ProbeError::CertificateTime("is not valid yet")
         }
         Fault::NotValidForName | Fault::NotValidForNameContext { .. } => {
-            Trouble::WrongName(fault.to_string())
+            ProbeError::WrongName(fault.to_string())
         }
-        other => Trouble::Tls(other.to_string()),
+        other => ProbeError::Tls(other.to_string()),
     }
 }

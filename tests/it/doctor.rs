@@ -143,6 +143,48 @@ fn a_mirror_that_is_well_is_said_to_be_well_end_to_end() {
 }
 
 #[test]
+fn what_a_server_reports_about_itself_is_among_the_findings_once() {
+    let (upstream, orlop) = setting();
+    assert!(orlop.download("here", "1.0.0").is_complete_file());
+    upstream.down();
+    assert_ne!(orlop.index("gone").status, 200);
+    let url = orlop.url();
+    let reported = [
+        "ok    server: orlop",
+        "warn  attention: Upstream's index failed",
+    ];
+    // A client sees it, and can use the mirror.
+    doctor(&[&url, "--probe", "here"]).told(0, &reported);
+    // On the server's machine the exact reason is looked for, and nothing is shown twice.
+    let outcome = orlop.setup().run(&["doctor", &url, "--probe", "here"]);
+    outcome.told(1, &reported);
+    outcome.told(1, &["FAIL  upstream", "`upstream.url`"]);
+    assert_eq!(
+        outcome.stdout.matches("server: orlop").count(),
+        1,
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn a_store_without_a_server_is_examined_from_outside() {
+    let (upstream, orlop) = setting();
+    let setup = orlop.terminate();
+    let outcome = setup.run(&["doctor", &upstream.url()]);
+    let found = [
+        "warn  daemon: no server runs; the last one shut down in order",
+        "skip  admin socket",
+        "ok    disk",
+        "ok    open files",
+        "ok    upstream",
+    ];
+    outcome.told(outcome.code.unwrap_or(9), &found);
+    upstream.down();
+    let outcome = setup.run(&["doctor", &upstream.url()]);
+    outcome.told(1, &["FAIL  upstream"]);
+}
+
+#[test]
 fn a_dead_port_and_a_name_that_is_none_are_told_apart() {
     let port = TcpListener::bind("127.0.0.1:0")
         .expect("a port")
@@ -153,7 +195,7 @@ fn a_dead_port_and_a_name_that_is_none_are_told_apart() {
         1,
         &[
             "FAIL  connection",
-            "nobody takes connections",
+            "no address accepts connections",
             "orlop serve",
             "firewall",
         ],
@@ -275,10 +317,10 @@ fn a_download_host_that_is_dead_is_found_before_cargo_finds_it() {
     outcome.told(
         1,
         &[
+            "ok    index: little",
             "FAIL  download host",
-            "takes no connections",
+            "no connection",
             "public_url",
-            "FAIL  download:",
         ],
     );
 }
@@ -295,7 +337,7 @@ fn a_crate_that_comes_damaged_is_found_by_its_checksum() {
         1,
         &[
             "ok    index: little",
-            "FAIL  download: little 1.0.0 came damaged",
+            "FAIL  download: little 1.0.0 is damaged",
             "verify --repair",
         ],
     );

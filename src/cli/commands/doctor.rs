@@ -1,8 +1,13 @@
 //! `orlop doctor`: find out what is wrong.
 
-use std::io::Write;
+use std::io::{self, Write};
 
-use crate::cli::{Error, SettingArgs, doctor};
+use crate::{
+    cli::{Error, SettingArgs, load, open},
+    config,
+    doctor::{self, Diagnosis, Finding, Severity},
+    util::format::{one_line, plural},
+};
 
 /// Find out what is wrong.
 #[derive(Debug, Clone, clap::Args)]
@@ -34,14 +39,62 @@ pub struct DoctorArgs {
 
 impl DoctorArgs {
     pub(in crate::cli) fn run(&self, out: &mut dyn Write) -> Result<(), Error> {
-        doctor::examine(
-            &doctor::Questions {
-                url: self.url.as_deref(),
-                probe: self.probe.as_deref(),
-                json: self.json,
-                settings: &self.settings,
-            },
-            out,
-        )
+        let options = doctor::Options {
+            url: self.url.clone(),
+            probe: self.probe.clone(),
+            folder: std::env::current_dir().unwrap_or_default(),
+            variables: config::client_variables(),
+            settings: load(&self.settings).map_err(|error| error.render()),
+        };
+        let mut printed = Ok(());
+        let mut print = |finding: &Finding| {
+            if !self.json && printed.is_ok() {
+                printed = print_finding(finding, out);
+            }
+        };
+        let runtime = open::runtime()?;
+        let diagnosis = runtime.block_on(doctor::examine(&options, &mut print));
+        // The system's resolver may still be waiting.
+        runtime.shutdown_background();
+        printed?;
+        if self.json {
+            let text = serde_json::to_string(&diagnosis).map_err(io::Error::from)?;
+            writeln!(out, "{text}")?;
+        } else {
+            writeln!(out, "\n{}", summary(&diagnosis))?;
+        }
+        match diagnosis.problems {
+            0 => Ok(()),
+            _ => Err(Error::Problems),
+        }
+    }
+}
+
+fn print_finding(finding: &Finding, out: &mut dyn Write) -> io::Result<()> {
+    let severity = match finding.severity {
+        Severity::Ok => "ok",
+        Severity::Warn => "warn",
+        Severity::Fail => "FAIL",
+        Severity::Skip => "skip",
+    };
+    let found = one_line(finding.found.trim());
+    writeln!(out, "{severity:4}  {}: {found}", finding.check)?;
+    match &finding.remedy {
+        Some(remedy) => writeln!(out, "      -> {}", one_line(remedy)),
+        None => Ok(()),
+    }
+}
+
+fn summary(diagnosis: &Diagnosis) -> String {
+    let is_warning = |finding: &&Finding| finding.severity == Severity::Warn;
+    let warnings = diagnosis.findings.iter().filter(is_warning).count();
+    let warnings = match warnings {
+        0 => String::new(),
+        count => format!(", {}", plural(count as u64, "warning")),
+    };
+    match diagnosis.problems {
+        0 if warnings.is_empty() => "all is well".to_owned(),
+        0 => format!("no problems{warnings}"),
+        count => format!("{}{warnings}", plural(count as u64, "problem")),
     }
 }
