@@ -16,8 +16,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error, SettingArgs, logs, open,
+    Error, logs, open,
     progress::{Amount, Look, Printer},
+    setting_args::SettingArgs,
 };
 use crate::{
     admin::{Client, Word},
@@ -81,6 +82,21 @@ macro_rules! printed {
     };
 }
 pub(super) use printed;
+
+/// Runs a job without files, and prints its report:
+/// `run_printed!(&self.job, request, out, Gc(report) => print(report, out))`.
+macro_rules! run_printed {
+    ($args:expr, $request:expr, $out:ident, $kind:ident($report:ident) => $print:expr) => {
+        $crate::cli::job::run(
+            $args,
+            $request,
+            Vec::new(),
+            $out,
+            $crate::cli::job::printed!($kind($report), $out => $print),
+        )
+    };
+}
+pub(super) use run_printed;
 
 /// Runs `request` to its end. Events go to stderr (as JSON lines to `out` with `--json`), the
 /// report to `out`. A report with problems is [`Error::Problems`] after it was printed.

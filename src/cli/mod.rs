@@ -14,14 +14,16 @@ mod open;
 mod progress;
 mod reload;
 mod serve;
+mod setting_args;
 mod settings;
 mod vitals;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-pub use args::{Args, Command, ConfigCommand, SettingArgs};
+pub use args::{Args, Command, ConfigCommand};
 pub use error::{Error, Exit};
+pub use setting_args::SettingArgs;
 
 use crate::config::{self, Loaded, ServiceManager, Sources};
 use crate::util::format;

@@ -15,7 +15,7 @@ use std::sync::{
 
 use parking_lot::Mutex;
 
-use super::{Error, logs::Chooser, serve::git_base, vitals::Vitals};
+use super::{Error, logs::Chooser, vitals::Vitals};
 use crate::{
     admin::{self, Changed, Reached, Reloaded},
     config::{self, Change, Loaded, Sources},
@@ -87,7 +87,7 @@ impl Running {
             reached.base = config.public_base();
             vitals
                 .mirror
-                .set_public_base(git_base(config, &reached.addresses));
+                .set_public_base(config.git_base(&reached.addresses));
         }
         vitals.mirror.apply(&config.mirror);
         let reloaded = self.told(&now, &new);

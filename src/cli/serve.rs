@@ -174,7 +174,7 @@ fn answer(
         is_stopping: AtomicBool::new(false),
     });
     runtime.block_on(async {
-        mirror.set_public_base(git_base(&config, &addresses));
+        mirror.set_public_base(config.git_base(&addresses));
         let (serving, stop) = server.run();
         let mut serving = tokio::spawn(serving);
         let (stop_admin, stopped) = watch::channel(false);
@@ -246,14 +246,4 @@ fn print_addresses(addresses: &[SocketAddr]) -> io::Result<()> {
         writeln!(out, "orlop listening on http://{address}/")?;
     }
     out.flush()
-}
-
-/// The base that the git index names: a repository cannot follow the host of a request. Where
-/// nobody set one it is known only while this machine alone is served.
-pub(super) fn git_base(config: &Config, addresses: &[SocketAddr]) -> Option<String> {
-    config.public_base().or_else(|| {
-        let first = addresses.first()?;
-        let is_local = addresses.iter().all(|address| address.ip().is_loopback());
-        is_local.then(|| admin::local_base(*first))
-    })
 }

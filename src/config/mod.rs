@@ -18,6 +18,7 @@ mod value;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -141,6 +142,15 @@ impl Config {
         let address = first.filter(|first| first.port() != 0);
         self.public_base()
             .or_else(|| address.map(|address| admin::local_base(*address)))
+    }
+
+    /// The base that the git index names: a repository cannot follow the host of a request. Where
+    /// none is set, it is known only while the server listens for this machine alone.
+    pub fn git_base(&self, addresses: &[SocketAddr]) -> Option<String> {
+        let is_local = addresses.iter().all(|address| address.ip().is_loopback());
+        let first = addresses.first().filter(|_| is_local);
+        self.public_base()
+            .or_else(|| first.map(|first| admin::local_base(*first)))
     }
 
     /// The socket by which commands reach a server of this store.

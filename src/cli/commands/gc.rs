@@ -7,7 +7,7 @@ use std::{
 
 use crate::cli::{
     Error,
-    job::{self, JobArgs, printed},
+    job::{JobArgs, run_printed},
 };
 use crate::mirror::{
     jobs::Request,
@@ -43,13 +43,7 @@ impl GcArgs {
             dry_run: self.dry_run,
             unused_for: self.unused_for.map(|time| time.as_secs()),
         });
-        job::run(
-            &self.job,
-            request,
-            Vec::new(),
-            out,
-            printed!(Gc(report), out => print(report, out)),
-        )
+        run_printed!(&self.job, request, out, Gc(report) => print(report, out))
     }
 }
 

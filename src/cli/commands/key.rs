@@ -4,7 +4,7 @@ use std::io::Write;
 
 use crate::cli::{
     Error,
-    job::{self, JobArgs, printed},
+    job::{JobArgs, run_printed},
 };
 use crate::mirror::{bundle::KeyRequest, jobs::Request};
 
@@ -52,12 +52,6 @@ impl KeyArgs {
             ),
             KeyCommand::Show { job } => (KeyRequest::default(), job),
         };
-        job::run(
-            job,
-            Request::Key(request),
-            Vec::new(),
-            out,
-            printed!(Key(report), out => writeln!(out, "{}", report.public_key)),
-        )
+        run_printed!(job, Request::Key(request), out, Key(report) => writeln!(out, "{}", report.public_key))
     }
 }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use crate::cli::{
     Error,
-    job::{self, JobArgs, printed},
+    job::{JobArgs, run_printed},
 };
 use crate::mirror::{
     jobs::Request,
@@ -78,13 +78,7 @@ fn ask(
     done: &str,
     lists: bool,
 ) -> Result<(), Error> {
-    job::run(
-        job,
-        request,
-        Vec::new(),
-        out,
-        printed!(Pins(report), out => print(report, done, lists, out)),
-    )
+    run_printed!(job, request, out, Pins(report) => print(report, done, lists, out))
 }
 
 fn print(report: &PinReport, done: &str, lists: bool, out: &mut dyn Write) -> io::Result<()> {

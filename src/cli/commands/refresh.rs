@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use crate::cli::{
     Error,
-    job::{self, JobArgs, printed},
+    job::{JobArgs, run_printed},
 };
 use crate::mirror::{
     jobs::Request,
@@ -34,13 +34,7 @@ impl RefreshArgs {
         let request = Request::Refresh(RefreshRequest {
             names: self.names.clone(),
         });
-        job::run(
-            &self.job,
-            request,
-            Vec::new(),
-            out,
-            printed!(Refresh(report), out => print(report, out)),
-        )
+        run_printed!(&self.job, request, out, Refresh(report) => print(report, out))
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use crate::cli::{
     Error,
-    job::{self, JobArgs, printed},
+    job::{JobArgs, run_printed},
 };
 use crate::mirror::{
     jobs::Request,
@@ -35,13 +35,7 @@ pub struct StatsArgs {
 impl StatsArgs {
     pub(in crate::cli) fn run(&self, out: &mut dyn Write) -> Result<(), Error> {
         let request = Request::Stats(StatsRequest::default());
-        job::run(
-            &self.job,
-            request,
-            Vec::new(),
-            out,
-            printed!(Stats(report), out => print(report, out)),
-        )
+        run_printed!(&self.job, request, out, Stats(report) => print(report, out))
     }
 }
 

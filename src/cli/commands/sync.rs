@@ -9,7 +9,7 @@ use std::{
 use super::stats::set_run;
 use crate::cli::{
     Error,
-    job::{self, JobArgs, printed},
+    job::{JobArgs, run_printed},
 };
 use crate::mirror::{
     jobs::{Fault, JobError, Request},
@@ -191,13 +191,7 @@ impl SyncArgs {
             list_sets: self.sets,
             dry_run: self.dry_run,
         });
-        job::run(
-            &self.job,
-            request,
-            Vec::new(),
-            out,
-            printed!(Sync(report), out => print(report, out)),
-        )
+        run_printed!(&self.job, request, out, Sync(report) => print(report, out))
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use crate::cli::{
     Error,
-    job::{self, JobArgs, printed},
+    job::{JobArgs, run_printed},
 };
 use crate::mirror::{
     jobs::Request,
@@ -37,13 +37,7 @@ impl VerifyArgs {
         let request = Request::Verify(VerifyRequest {
             repair: self.repair,
         });
-        job::run(
-            &self.job,
-            request,
-            Vec::new(),
-            out,
-            printed!(Verify(report), out => print(report, out)),
-        )
+        run_printed!(&self.job, request, out, Verify(report) => print(report, out))
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use crate::cli::{
     Error,
-    job::{self, JobArgs, printed},
+    job::{JobArgs, run_printed},
 };
 use crate::mirror::{
     jobs::Request,
@@ -36,13 +36,7 @@ impl WhoArgs {
         let request = Request::Who(WhoRequest {
             release: self.release.clone(),
         });
-        job::run(
-            &self.job,
-            request,
-            Vec::new(),
-            out,
-            printed!(Who(report), out => print(report, &self.release, out)),
-        )
+        run_printed!(&self.job, request, out, Who(report) => print(report, &self.release, out))
     }
 }
 
