@@ -9,6 +9,7 @@
 //!
 //! Decisions are made in `policy`, which is pure; the time comes from the [`Clock`] here.
 
+pub mod archive;
 pub mod backup;
 pub mod bundle;
 mod error;
@@ -17,6 +18,7 @@ mod follow;
 mod generations;
 mod index;
 pub mod jobs;
+mod lines;
 mod live;
 mod patient;
 pub mod seed;
