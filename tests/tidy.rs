@@ -38,9 +38,14 @@ const NEVERS: &[(&str, &[&str], &[&str])] = &[
         &["store/"],
     ),
     (
-        "only store/codec and mirror/bundle name zstd",
+        "only store/codec and mirror/lines name zstd",
         &["zstd::", "use zstd"],
-        &["store/codec", "mirror/bundle"],
+        &["store/codec", "mirror/lines"],
+    ),
+    (
+        "only mirror/archive names tar",
+        &["tar::", "use tar"],
+        &["mirror/archive"],
     ),
     (
         "only upstream names reqwest",

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use tame_index::KrateName;
 
 /// The longest name that crates.io takes, in bytes (`MAX_NAME_LENGTH` of its `validate_crate_name`).
@@ -111,6 +112,20 @@ impl fmt::Display for CrateName {
 impl fmt::Debug for CrateName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CrateName({})", self.written)
+    }
+}
+
+/// In its spelling.
+impl Serialize for CrateName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.written)
+    }
+}
+
+impl<'de> Deserialize<'de> for CrateName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<CrateName, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        CrateName::parse(&text).map_err(D::Error::custom)
     }
 }
 

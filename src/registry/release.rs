@@ -45,6 +45,29 @@ pub fn parse_version(text: &str) -> Result<Version, InvalidRelease> {
     Ok(Version::parse(text)?)
 }
 
+/// For `#[serde(with)]`: a version as its text, at most [`MAX_VERSION_BYTES`] of it.
+pub mod version_text {
+    use semver::Version;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    /// Writes the text.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(version: &Version, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(version)
+    }
+
+    /// Parses the text.
+    ///
+    /// # Errors
+    /// For a text that is not a version.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Version, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        super::parse_version(&text).map_err(D::Error::custom)
+    }
+}
+
 impl fmt::Display for Release {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.name, self.version)

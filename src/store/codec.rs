@@ -583,7 +583,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Milliseconds since 1970; what lies before is 1970.
-pub(super) fn to_millis(time: SystemTime) -> u64 {
+pub fn to_millis(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .ok()
         .and_then(|since| u64::try_from(since.as_millis()).ok())
@@ -591,7 +591,7 @@ pub(super) fn to_millis(time: SystemTime) -> u64 {
 }
 
 /// The time so many milliseconds after 1970; 1970 where the clock cannot tell it.
-pub(super) fn from_millis(millis: u64) -> SystemTime {
+pub fn from_millis(millis: u64) -> SystemTime {
     UNIX_EPOCH
         .checked_add(Duration::from_millis(millis))
         .unwrap_or(UNIX_EPOCH)

@@ -4,9 +4,10 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use semver::Version;
+use serde::{Deserialize, Serialize};
 
 use super::codec::digest_of;
-use crate::registry::{Checksum, CrateName, IndexFile};
+use crate::registry::{Checksum, CrateName, IndexFile, release::version_text};
 
 /// What is known of an index entry, without its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,10 +122,12 @@ impl Change {
     }
 }
 
-/// Something that upstream did, as the journal keeps it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Something that upstream did, as the journal keeps it. Its JSON is part of the bundle format.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Event {
     /// When it was noticed.
+    #[serde(with = "millis")]
     pub at: SystemTime,
     /// The crate.
     pub name: CrateName,
@@ -133,7 +136,8 @@ pub struct Event {
 }
 
 /// What upstream did.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum EventKind {
     /// The name was seen for the first time, with so many versions.
     FirstSeen {
@@ -143,6 +147,7 @@ pub enum EventKind {
     /// A version was published (or came back after a removal).
     NewVersion {
         /// The version.
+        #[serde(with = "version_text")]
         version: Version,
         /// Its checksum.
         checksum: Checksum,
@@ -152,16 +157,19 @@ pub enum EventKind {
     /// A version was yanked.
     Yanked {
         /// The version.
+        #[serde(with = "version_text")]
         version: Version,
     },
     /// A version is no longer yanked.
     Unyanked {
         /// The version.
+        #[serde(with = "version_text")]
         version: Version,
     },
     /// A version has another checksum than before. The old crate file stays.
     ChecksumChanged {
         /// The version.
+        #[serde(with = "version_text")]
         version: Version,
         /// What it was.
         old: Checksum,
@@ -171,6 +179,7 @@ pub enum EventKind {
     /// A version is no longer in the index. Its crate file stays.
     VersionRemoved {
         /// The version.
+        #[serde(with = "version_text")]
         version: Version,
         /// Its checksum.
         checksum: Checksum,
@@ -179,6 +188,28 @@ pub enum EventKind {
     NameGone,
     /// Upstream knows the name again.
     NameBack,
+}
+
+/// For `#[serde(with)]`: a time as milliseconds since 1970.
+mod millis {
+    use std::time::SystemTime;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use crate::store::codec::{from_millis, to_millis};
+
+    pub(super) fn serialize<S: Serializer>(
+        at: &SystemTime,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(to_millis(*at))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<SystemTime, D::Error> {
+        u64::deserialize(deserializer).map(from_millis)
+    }
 }
 
 impl EventKind {

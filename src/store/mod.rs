@@ -76,7 +76,7 @@ use bytes::Bytes;
 pub use self::{
     blobs::{Blob, Reservation, SpoolReader},
     changes::{Changed, Changes},
-    codec::MAX_SNAPSHOT_BYTES,
+    codec::{MAX_SNAPSHOT_BYTES, from_millis, to_millis},
     error::{EngineError, Error, Mismatch},
     events::{CrateHistory, EventLog, LogEntry, LogKind, Occurrences},
     facts::{

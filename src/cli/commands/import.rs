@@ -102,6 +102,10 @@ impl ImportArgs {
             unsigned: self.unsigned,
             dry_run: self.dry_run,
             receipt: new_receipt.is_some(),
+            parts: feed
+                .as_ref()
+                .map(|feed| feed.parts.clone())
+                .unwrap_or_default(),
         });
         let path = new_receipt.as_ref().map(|new| new.path().to_owned());
         // The report comes last: then the receipt has its name.

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, Read, Write},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,9 +14,15 @@ use parking_lot::Mutex;
 
 use crate::cli::Error;
 use crate::mirror::{
-    bundle::parts::{self, Source},
+    bundle::ImportPart,
     jobs::{Fault, JobError},
 };
+
+/// The smallest part that is made: a thousand of them still fit on a screen.
+const MIN_PART_BYTES: u64 = 4096;
+
+/// How much is moved at a time.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// A failure with a file that a person named.
 pub(super) fn fault(doing: &str, path: &Path, error: &io::Error) -> JobError {
@@ -44,8 +50,8 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
         .parse()
         .map_err(|_digits| "a size is a number with K, M, G or T: `4G`".to_owned())?;
     let size = number.checked_mul(1 << shift);
-    size.filter(|size| *size >= parts::MIN_PART_BYTES)
-        .ok_or_else(|| format!("a part has at least {} bytes", parts::MIN_PART_BYTES))
+    size.filter(|size| *size >= MIN_PART_BYTES)
+        .ok_or_else(|| format!("a part has at least {} bytes", MIN_PART_BYTES))
 }
 
 fn with_end(path: &Path, end: &str) -> PathBuf {
@@ -133,7 +139,7 @@ pub(super) struct NewParts {
     base: PathBuf,
     /// What was begun.
     begun: Arc<Mutex<Vec<PathBuf>>>,
-    cutting: Option<JoinHandle<Result<u32, JobError>>>,
+    cutting: Option<JoinHandle<io::Result<u32>>>,
     kept: bool,
 }
 
@@ -145,7 +151,7 @@ impl NewParts {
         let begun = Arc::new(Mutex::new(Vec::new()));
         let (mine, path) = (Arc::clone(&begun), base.to_owned());
         let cutting = std::thread::spawn(move || {
-            parts::split(reader, part_bytes, &mut |number| {
+            split(reader, part_bytes, &mut |number| {
                 let path = part_path(&path, number);
                 mine.lock().push(path.clone());
                 begin(&path)
@@ -161,9 +167,15 @@ impl NewParts {
     }
 
     fn cut(&mut self) -> Result<u32, JobError> {
-        let gone = || JobError::new(Fault::Unavailable, "could not write the parts");
-        let cutting = self.cutting.take().ok_or_else(gone)?;
-        cutting.join().map_err(|_panicked| gone())?
+        let failed = || JobError::new(Fault::Unavailable, "could not write the parts");
+        let cutting = self.cutting.take().ok_or_else(failed)?;
+        let cut = cutting.join().map_err(|_panicked| failed())?;
+        cut.map_err(|error| match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => failed()
+                .because(&error)
+                .hint("make room where the bundle goes, or give it several disks"),
+            _ => failed().because(&error),
+        })
     }
 
     /// Gives the parts their names, and returns these. Older parts of more numbers go: whoever names
@@ -190,8 +202,7 @@ impl NewParts {
     /// What kept the parts from the disk, which is why the job found nobody who took the bundle.
     pub(super) fn trouble(&mut self) -> Option<JobError> {
         self.cutting.as_ref()?;
-        let error = self.cut().err()?;
-        (error.fault == Fault::Unavailable).then_some(error)
+        self.cut().err()
     }
 }
 
@@ -222,13 +233,43 @@ pub(super) fn check_free(out: &Path, is_split: bool, force: bool) -> Result<(), 
     .hint("name another file, or replace it with `--force`"))
 }
 
-/// What was read of, and how that went.
-type Fed = (Box<Source>, Result<(), JobError>);
+/// Cuts what comes from `input` into files of `size` bytes, which `open` makes. Returns how many.
+fn split(
+    mut input: impl Read,
+    size: u64,
+    open: &mut dyn FnMut(u32) -> io::Result<File>,
+) -> io::Result<u32> {
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut count = 0;
+    let mut part: Option<(File, u64)> = None;
+    loop {
+        let room = part.as_ref().map_or(size, |(_file, room)| *room);
+        let most = usize::try_from(room).map_or(PIECE_BYTES, |room| room.min(PIECE_BYTES));
+        let read = match input.read(piece.get_mut(..most).unwrap_or_default()) {
+            Ok(0) => return Ok(count),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let mut file = match part.take() {
+            Some((file, _room)) => file,
+            None => {
+                count += 1;
+                open(count)?
+            }
+        };
+        file.write_all(piece.get(..read).unwrap_or_default())?;
+        let room = room.saturating_sub(read as u64);
+        part = (room > 0).then_some((file, room));
+    }
+}
 
-/// A bundle that a job reads.
+/// The parts of a bundle that a job reads.
 #[derive(Debug)]
 pub(super) struct Feed {
-    feeding: Option<JoinHandle<Fed>>,
+    feeding: Option<JoinHandle<Result<(), JobError>>>,
+    /// The files that it is cut into; none: it is in one piece.
+    pub(super) parts: Vec<ImportPart>,
 }
 
 impl Feed {
@@ -236,41 +277,134 @@ impl Feed {
     pub(super) fn begin(paths: &[PathBuf]) -> Result<(Feed, OwnedFd), JobError> {
         let mut files = Vec::new();
         for path in paths {
-            let file = File::open(path).map_err(|error| fault("open", path, &error))?;
-            files.push((path.display().to_string(), file));
+            files.push(NumberedPart::open(path, paths.len() > 1)?);
         }
-        let mut source = match Source::open(files)?.into_file() {
-            Ok(file) => return Ok((Feed { feeding: None }, file.into())),
-            Err(source) => source,
+        files.sort_by_key(|file| file.number);
+        if files.len() > 1 {
+            check_parts(&files)?;
+        }
+        let parts = files.iter().filter(|file| file.number.is_some());
+        let mut feed = Feed {
+            feeding: None,
+            parts: parts.map(|file| file.part.clone()).collect(),
         };
+        if files.len() == 1
+            && let Some(only) = files.pop()
+        {
+            return Ok((feed, only.file.into()));
+        }
         let (reader, writer) =
             io::pipe().map_err(|error| fault("make a pipe for", Path::new("the parts"), &error))?;
-        let feeding = std::thread::spawn(move || {
-            let fed = source.feed(writer);
-            (source, fed)
-        });
-        let feed = Feed {
-            feeding: Some(feeding),
-        };
+        feed.feeding = Some(std::thread::spawn(move || feed_all(files, writer)));
         Ok((feed, reader.into()))
     }
 
-    /// What was wrong with a part, which is why the job found the bundle wrong.
+    /// Which part could not be read, which is why the job found the bundle cut short.
     pub(super) fn trouble(&mut self) -> Option<JobError> {
-        let (mut source, fed) = self.feeding.take()?.join().ok()?;
-        fed.err().or_else(|| source.blame())
+        self.feeding.take()?.join().ok()?.err()
     }
+}
+
+/// A file of a bundle. A part has its number at the end of its name.
+struct NumberedPart {
+    number: Option<u32>,
+    part: ImportPart,
+    file: File,
+}
+
+impl NumberedPart {
+    fn open(path: &Path, is_part: bool) -> Result<NumberedPart, JobError> {
+        let number = part_number(path);
+        if is_part && number.is_none() {
+            let text = format!("`{}` has no number of a part", path.display());
+            return Err(JobError::new(Fault::Usage, text).hint(PARTS_HINT));
+        }
+        let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (bytes, file) = opened.map_err(|error| fault("open", path, &error))?;
+        let name = path.display().to_string();
+        Ok(NumberedPart {
+            number,
+            part: ImportPart { name, bytes },
+            file,
+        })
+    }
+}
+
+const PARTS_HINT: &str = "name one bundle, or all parts of one as `orlop export --split` made them: \
+                          FILE.001, FILE.002, …";
+
+/// Whether these are all parts of one split, as far as names and lengths show it.
+fn check_parts(files: &[NumberedPart]) -> Result<(), JobError> {
+    let wrong = |why: String| Err(JobError::new(Fault::Usage, why).hint(PARTS_HINT));
+    let all = || match files.last().and_then(|last| last.number) {
+        Some(last) => format!("name all its parts, of which there are at least {last}"),
+        None => "name all its parts".to_owned(),
+    };
+    for (file, expected) in files.iter().zip(1u32..) {
+        match file.number {
+            Some(number) if number < expected => {
+                return wrong(format!("part {number} of the bundle is named twice"));
+            }
+            Some(number) if number > expected => {
+                let all = all();
+                return wrong(format!("part {expected} of the bundle is missing: {all}"));
+            }
+            _ => {}
+        }
+    }
+    let Some((last, others)) = files.split_last() else {
+        return Ok(());
+    };
+    let Some(first) = others.first() else {
+        return Ok(());
+    };
+    let is_other = |file: &&NumberedPart| file.part.bytes != first.part.bytes;
+    let too_long = Some(last).filter(|last| last.part.bytes > first.part.bytes);
+    match others.iter().find(is_other).or(too_long) {
+        None => Ok(()),
+        Some(other) => wrong(format!(
+            "`{}` is cut short, or belongs to another split of the bundle than `{}`",
+            other.part.name, first.part.name
+        )),
+    }
+}
+
+fn feed_all(files: Vec<NumberedPart>, mut out: impl Write) -> Result<(), JobError> {
+    let mut piece = vec![0; PIECE_BYTES];
+    for mut file in files {
+        loop {
+            let read = match file.file.read(&mut piece) {
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(fault("read", Path::new(&file.part.name), &error)),
+            };
+            if read == 0 {
+                break;
+            }
+            if out
+                .write_all(piece.get(..read).unwrap_or_default())
+                .is_err()
+            {
+                // The job takes no more, and says why.
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The number of a part: `FILE.001`.
+fn part_number(path: &Path) -> Option<u32> {
+    let end = path.extension()?.to_str()?;
+    let is_number = end.len() >= 3 && end.bytes().all(|byte| byte.is_ascii_digit());
+    end.parse().ok().filter(|_number| is_number)
 }
 
 /// Where the receipt of a bundle goes when nobody says it: next to the bundle.
 pub(super) fn receipt_path(first: &Path) -> PathBuf {
-    let is_number = |end: &std::ffi::OsStr| {
-        let end = end.as_encoded_bytes();
-        end.len() >= 3 && end.iter().all(u8::is_ascii_digit)
-    };
-    let whole = match first.extension() {
-        Some(end) if is_number(end) => first.with_extension(""),
-        _ => first.to_owned(),
+    let whole = match part_number(first) {
+        Some(_number) => first.with_extension(""),
+        None => first.to_owned(),
     };
     with_end(&whole, ".receipt")
 }
@@ -293,6 +427,80 @@ mod tests {
         ] {
             assert_eq!(parse_size(text).ok(), bytes, "{text}");
         }
+    }
+
+    #[test]
+    fn parts_have_the_size_and_together_all_bytes() {
+        let place = tempfile::tempdir().expect("a folder");
+        let bytes: Vec<u8> = (0..=255).cycle().take(PIECE_BYTES * 2).collect();
+        for (size, count) in [
+            (bytes.len() as u64 / 2, 2),
+            (bytes.len() as u64 - 1, 2),
+            (bytes.len() as u64, 1),
+            (MIN_PART_BYTES, 128),
+        ] {
+            let path = place.path().join("b");
+            let mut open = |number| File::create(part_path(&path, number));
+            let made = split(&bytes[..], size, &mut open).expect("a disk with room");
+            assert_eq!(made, count, "{size}");
+            let parts = (1..=made).map(|number| {
+                let part = fs::read(part_path(&path, number)).expect("it was made");
+                assert!(part.len() as u64 == size || number == made);
+                part
+            });
+            assert!(parts.collect::<Vec<_>>().concat() == bytes, "{size}");
+        }
+    }
+
+    #[test]
+    fn parts_that_are_not_all_of_one_split_are_told_by_name() {
+        let place = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| place.path().join(name);
+        for (name, len) in [
+            ("b.001", 10),
+            ("b.002", 10),
+            ("b.003", 7),
+            ("b.004", 11),
+            ("short.002", 9),
+            ("again.002", 10),
+            ("b", 10),
+        ] {
+            fs::write(path(name), vec![b'x'; len]).expect("written");
+        }
+        let feed = |names: &[&str]| {
+            let paths: Vec<_> = names.iter().map(|name| path(name)).collect();
+            Feed::begin(&paths)
+        };
+        let refused = |names: &[&str], word: &str| {
+            let error = feed(names).expect_err(word);
+            assert_eq!(error.fault, Fault::Usage);
+            assert!(error.message.contains(word), "{error:?}");
+        };
+        refused(&["b.002", "b.003"], "part 1 of the bundle is missing");
+        refused(&["b.003", "b.001"], "part 2 of the bundle is missing");
+        refused(
+            &["b.001", "b.002", "again.002"],
+            "part 2 of the bundle is named twice",
+        );
+        refused(
+            &["b.001", "short.002", "b.003"],
+            "short.002` is cut short, or belongs",
+        );
+        refused(
+            &["b.001", "b.002", "b.003", "b.004"],
+            "b.003` is cut short, or belongs",
+        );
+        refused(&["b.001", "b"], "b` has no number of a part");
+
+        let (mut fed, pipe) = feed(&["b.003", "b.001", "b.002"]).expect("all are there");
+        let lens = fed.parts.iter().map(|part| part.bytes);
+        assert_eq!(lens.collect::<Vec<_>>(), [10, 10, 7]);
+        let mut joined = Vec::new();
+        let read = File::from(pipe).read_to_end(&mut joined);
+        assert_eq!(read.expect("a pipe can be read"), 27);
+        assert!(fed.trouble().is_none());
+        assert_eq!(feed(&["b"]).expect("a bundle").0.parts, []);
+        assert_eq!(feed(&["b.002"]).expect("a part").0.parts.len(), 1);
     }
 
     #[test]

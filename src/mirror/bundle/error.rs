@@ -2,11 +2,13 @@
 
 use std::{error::Error as StdError, io};
 
-use super::key::PublicKey;
 use crate::{
     mirror::jobs::{Fault, JobError},
     store,
 };
+
+/// What a receipt is called in [`Error::Foreign`].
+pub(super) const RECEIPT: &str = "a receipt";
 
 /// Why a bundle, a part, a receipt or a key is not taken, or could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -18,8 +20,8 @@ pub(super) enum Error {
     #[error("this is {what} of format {found}, and this build reads up to {known}")]
     Newer {
         what: &'static str,
-        found: u32,
-        known: u32,
+        found: u64,
+        known: u64,
     },
     /// It ends too early.
     #[error("it is cut short: it ends within {what}")]
@@ -29,16 +31,24 @@ pub(super) enum Error {
     Altered { what: String },
     /// The hash is right and what it says makes no sense.
     #[error("{what} makes no sense: {why}")]
-    Malformed { what: &'static str, why: String },
+    Malformed { what: String, why: String },
+    /// Bytes of a bundle in parts are wrong.
+    #[error("{source}; look at {files}")]
+    InParts {
+        /// Where they are.
+        files: String,
+        /// What is wrong.
+        source: Box<Error>,
+    },
     /// Nobody signed it.
     #[error("the bundle is not signed")]
     Unsigned,
     /// Nobody said that the key is good.
     #[error("the bundle is signed with a key that is not trusted here: {key}")]
-    Untrusted { key: PublicKey },
+    Untrusted { key: String },
     /// The signature is none of this key for this manifest.
     #[error("the manifest was altered: the signature of {key} does not fit it")]
-    Signature { key: PublicKey },
+    Signature { key: String },
     /// The receiver does not have what the delta leaves out.
     #[error(
         "the bundle is a delta against the receipt {base}, and of what it leaves out as already \
@@ -55,12 +65,9 @@ pub(super) enum Error {
     /// A text is no key.
     #[error("{0}")]
     Key(String),
-    /// The files that were named are not all parts of one split.
+    /// Parts are missing.
     #[error("{0}")]
     Parts(String),
-    /// It is no receipt.
-    #[error("this is not a receipt of orlop")]
-    NoReceipt,
     /// Something follows the end.
     #[error("there is more after its end")]
     Trailing,
@@ -107,19 +114,20 @@ impl Error {
         clippy::needless_pass_by_value,
         reason = "it is handed errors by `map_err`"
     )]
-    pub(super) fn malformed(what: &'static str, why: impl ToString) -> Error {
+    pub(super) fn malformed(what: impl Into<String>, why: impl ToString) -> Error {
         Error::Malformed {
-            what,
+            what: what.into(),
             why: why.to_string(),
         }
     }
 
-    /// For `map_err` of a read: an early end is no trouble of the disk.
+    /// For `map_err` of a read: an early end and wrong bytes are no trouble of the disk.
     pub(super) fn reading<T: ToString>(what: T) -> impl FnOnce(io::Error) -> Error {
         move |source| {
             let what = what.to_string();
             match source.kind() {
                 io::ErrorKind::UnexpectedEof => Error::Truncated { what },
+                io::ErrorKind::InvalidData => Error::malformed(what, source),
                 _ => Error::Reading { what, source },
             }
         }
@@ -129,8 +137,27 @@ impl Error {
         Error::Writing { source }
     }
 
+    /// Names what an early end is in.
+    pub(super) fn within(self, what: &str) -> Error {
+        match self {
+            Error::Truncated { .. } => Error::truncated(what),
+            error => error,
+        }
+    }
+
+    /// Whether it is cut short or altered.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            Error::Truncated { .. } | Error::Altered { .. } | Error::Malformed { .. } => true,
+            Error::InParts { source, .. } => source.is_damage(),
+            _ => false,
+        }
+    }
+
     fn fault(&self) -> Fault {
         match self {
+            Error::InParts { source, .. } => source.fault(),
+            Error::Foreign { what: RECEIPT } => Fault::Usage,
             Error::Foreign { .. }
             | Error::Truncated { .. }
             | Error::Altered { .. }
@@ -143,7 +170,6 @@ impl Error {
             | Error::Untrusted { .. }
             | Error::OtherBase { .. }
             | Error::Parts(_)
-            | Error::NoReceipt
             | Error::Key(_) => Fault::Usage,
             Error::Reading { .. }
             | Error::Writing { .. }
@@ -155,6 +181,8 @@ impl Error {
 
     fn hint(&self) -> Option<String> {
         let text = match self {
+            Error::InParts { source, .. } => return source.hint(),
+            Error::Foreign { what: RECEIPT } => "name a .receipt that an import wrote",
             Error::Foreign { .. } => {
                 "name a file that `orlop export` wrote; of a split bundle, name all its parts"
             }
@@ -185,7 +213,6 @@ impl Error {
             Error::Parts(_) => {
                 "a bundle is split into FILE.001, FILE.002, …: name `FILE.0*`, of one split only"
             }
-            Error::NoReceipt => "name a .receipt that an import wrote",
             Error::Trailing => {
                 "copy it again from where it was made and compare the two: nothing may follow it"
             }

@@ -9,21 +9,22 @@ use std::{
 use super::{
     ExportReport, MAX_TOLD,
     error::Error,
-    format::{EntryWords, Id, IndexRecord, TableRow, put_json, spec, to_hex, to_millis},
+    format::{CrateRecord, Digest, Id, IndexRecord, spec},
     key::SigningKey,
     pace::Pace,
     receipt::Receipt,
-    section::{PIECE_BYTES, SectionWriter},
-    stream::{Counts, Sections, write_end},
-    words::EventWords,
+    section::{PIECE_BYTES, SectionWriter, Spooled},
+    stream::{Counts, Sections},
 };
 use crate::{
     mirror::{
+        archive::{PUBLIC, Writer},
         jobs::{Teller, Unit},
+        lines::ExactBytes,
         select::{Chosen, NOT_HELD},
     },
     registry::{Checksum, CrateName, Release, checksum::Hasher},
-    store::{Blob, EntryFacts, Store},
+    store::{Blob, EntryFacts, Event, Store, to_millis},
 };
 
 /// What goes into a bundle, besides what the store has.
@@ -41,7 +42,7 @@ pub(super) struct Export<'a> {
 /// The sections while the names are gone through.
 struct Plan<'a> {
     export: &'a Export<'a>,
-    table: SectionWriter<TableRow>,
+    crates: SectionWriter<CrateRecord>,
     index: SectionWriter<IndexRecord>,
     counts: Counts,
     /// Names whose entries follow: their events do, too.
@@ -53,7 +54,7 @@ struct Plan<'a> {
 impl Export<'_> {
     /// Writes the bundle to `out`, from its first byte to its last.
     pub(super) fn write(&self, out: impl Write) -> Result<ExportReport, Error> {
-        let mut out = BufWriter::with_capacity(PIECE_BYTES, out);
+        let mut out = Writer::new(BufWriter::with_capacity(PIECE_BYTES, out));
         let mut plan = Plan::new(self)?;
         match self.chosen {
             Some(chosen) => plan.take_chosen(chosen)?,
@@ -66,24 +67,24 @@ impl Export<'_> {
         }
         let journal = plan.journal()?;
         let mut sections = Sections {
-            table: plan.table.finish()?,
+            crates: plan.crates.finish()?,
             index: plan.index.finish()?,
             journal,
         };
         let mut report = plan.report;
-        let manifest = sections.manifest(plan.counts, self.key);
-        let id = sections.write(&mut out, &manifest, self.key, self.teller)?;
+        let signed = sections.write(&mut out, plan.counts, self.key, self.teller)?;
         self.write_crates(&mut sections, plan.counts, &mut out)?;
-        write_end(&mut out, &manifest)?;
-        report.id = id.to_hex();
+        out.finish().map_err(Error::writing)?;
+        let manifest = signed.manifest;
+        report.id = signed.id.to_hex();
         report.key = manifest.public_key.map(|key| key.to_string());
         report.base = manifest.base.map(Checksum::to_hex);
-        report.names = manifest.index.records - manifest.names_left_out;
+        report.names = manifest.sections.index.records - manifest.names_left_out;
         report.names_left_out = manifest.names_left_out;
         report.crates = manifest.crates;
         report.crate_bytes = manifest.crate_bytes;
         report.crates_left_out = manifest.crates_left_out;
-        report.events = manifest.journal.records;
+        report.events = manifest.sections.journal.records;
         Ok(report)
     }
 
@@ -91,14 +92,14 @@ impl Export<'_> {
         &self,
         sections: &mut Sections,
         counts: Counts,
-        out: &mut impl Write,
+        out: &mut Writer<impl Write>,
     ) -> Result<(), Error> {
         let total = Some(counts.crate_bytes);
         let mut pace = Pace::begin(self.teller, "writing", Unit::Bytes, total);
-        let mut rows = sections.table.records()?;
-        while let Some(row) = rows.next()? {
-            if row.follows {
-                self.write_crate(&row, out, &mut pace)?;
+        let mut records = sections.crates.records()?;
+        while let Some(record) = records.next()? {
+            if !record.left_out {
+                self.write_crate(&record, out, &mut pace)?;
             }
         }
         pace.end();
@@ -108,29 +109,32 @@ impl Export<'_> {
     /// A file that is damaged on the disk ends the export before the bundle is whole.
     fn write_crate(
         &self,
-        row: &TableRow,
-        out: &mut impl Write,
+        record: &CrateRecord,
+        out: &mut Writer<impl Write>,
         pace: &mut Pace<'_>,
     ) -> Result<(), Error> {
-        let what = spec(&row.release.name, &row.release.version);
+        let what = spec(&record.name, &record.version);
         let damaged = || Error::DamagedHere { what: what.clone() };
-        let blob = self.store.blob(&row.checksum)?.ok_or_else(damaged)?;
-        if blob.len() != row.len {
+        let blob = self.store.blob(&record.sha256)?.ok_or_else(damaged)?;
+        if blob.len() != record.size {
             return Err(damaged());
         }
+        out.begin(&record.path(), PUBLIC, record.size)
+            .map_err(Error::writing)?;
         let mut hasher = Hasher::default();
         let mut at = 0;
-        while at < row.len {
+        while at < record.size {
             if self.teller.is_cancelled() {
                 return Err(Error::Cancelled);
             }
-            let len = usize::try_from(row.len - at).map_or(PIECE_BYTES, |len| len.min(PIECE_BYTES));
+            let len =
+                usize::try_from(record.size - at).map_or(PIECE_BYTES, |len| len.min(PIECE_BYTES));
             let piece = blob
                 .read_range(at, len)
                 .map_err(Error::reading(format!("the crate file of {what}")))?;
             hasher.update(&piece);
             at += piece.len() as u64;
-            if at == row.len && std::mem::take(&mut hasher).finish() != row.checksum {
+            if at == record.size && std::mem::take(&mut hasher).finish() != record.sha256 {
                 return Err(damaged());
             }
             out.write_all(&piece).map_err(Error::writing)?;
@@ -146,7 +150,7 @@ impl<'a> Plan<'a> {
         let names = names.unwrap_or_else(|| export.store.totals().names);
         Ok(Plan {
             export,
-            table: SectionWriter::new(export.store)?,
+            crates: SectionWriter::new(export.store)?,
             index: SectionWriter::new(export.store)?,
             counts: Counts {
                 base: export.receipt.map(|(_receipt, id)| *id),
@@ -224,24 +228,17 @@ impl<'a> Plan<'a> {
         };
         let facts = snapshot.facts;
         let receipt = self.export.receipt;
-        let left_out =
-            receipt.is_some_and(|(had, _id)| had.has_name(facts.name.key(), &facts.digest));
-        let record = IndexRecord {
-            words: EntryWords {
-                etag: facts.etag,
-                last_modified: facts.last_modified,
-                seen: to_millis(facts.changed.min(facts.checked)),
-                gone: facts.gone,
-                left_out: left_out.then(|| to_hex(&facts.digest)),
-                name: facts.name.clone(),
-            },
-            file: if left_out {
-                Vec::new()
-            } else {
-                snapshot.bytes.to_vec()
-            },
-        };
-        self.index.put(|mut out| record.put(&mut out))?;
+        let digest = Digest(facts.digest);
+        let left_out = receipt.is_some_and(|(had, _id)| had.has_name(facts.name.key(), digest));
+        self.index.put(&IndexRecord {
+            etag: facts.etag,
+            last_modified: facts.last_modified,
+            seen: to_millis(facts.changed.min(facts.checked)),
+            gone: facts.gone,
+            left_out: left_out.then_some(digest),
+            file: (!left_out).then_some(ExactBytes(snapshot.bytes)),
+            name: facts.name.clone(),
+        })?;
         if left_out {
             self.counts.names_left_out += 1;
         } else {
@@ -252,18 +249,19 @@ impl<'a> Plan<'a> {
 
     fn take_crate(&mut self, release: Release, blob: &Blob) -> Result<(), Error> {
         let receipt = self.export.receipt;
-        let row = TableRow {
-            release,
-            checksum: *blob.checksum(),
-            len: blob.len(),
-            follows: !receipt.is_some_and(|(had, _id)| had.has_crate(blob.checksum())),
+        let record = CrateRecord {
+            name: release.name,
+            version: release.version,
+            sha256: *blob.checksum(),
+            size: blob.len(),
+            left_out: receipt.is_some_and(|(had, _id)| had.has_crate(blob.checksum())),
         };
-        self.table.put(|mut out| row.put(&mut out))?;
-        if row.follows {
-            self.counts.crates += 1;
-            self.counts.crate_bytes += row.len;
-        } else {
+        self.crates.put(&record)?;
+        if record.left_out {
             self.counts.crates_left_out += 1;
+        } else {
+            self.counts.crates += 1;
+            self.counts.crate_bytes += record.size;
         }
         Ok(())
     }
@@ -281,15 +279,14 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn journal(&self) -> Result<super::section::Spooled<EventWords>, Error> {
+    fn journal(&self) -> Result<Spooled<Event>, Error> {
         let mut journal = SectionWriter::new(self.export.store)?;
         let mut outcome = Ok(());
         self.export.store.events(0, |_after, event| {
             if self.export.teller.is_cancelled() {
                 outcome = Err(Error::Cancelled);
             } else if self.told.contains(&event.name) {
-                let words = EventWords::from(event);
-                outcome = journal.put(|mut out| put_json(&mut out, &words));
+                outcome = journal.put(&event);
             }
             match outcome {
                 Ok(()) => ControlFlow::Continue(()),

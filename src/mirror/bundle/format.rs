@@ -1,234 +1,306 @@
-//! The words of format 1: first lines, the manifest, and the records of the sections, with a bound
-//! on every length that is read.
+//! Format 1: the manifest, and the records of the sections.
 #![warn(clippy::arithmetic_side_effects)]
 
-use std::{
-    io::{self, Read, Write},
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::io::{self, Read, Write};
 
 use semver::Version;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{error::Error, key::PublicKey};
-use crate::registry::{Checksum, CrateName, Release, checksum::Hasher, release::parse_version};
+use super::{
+    error::Error,
+    key::{PublicKey, SIGNATURE_BYTES, SigningKey},
+};
+use crate::{
+    mirror::{
+        archive::{PUBLIC, Reader, Writer},
+        lines::ExactBytes,
+    },
+    registry::{Checksum, CrateName, Release, release::version_text},
+    store::Event,
+};
 
 /// The format that this build writes, and the newest that it reads.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u64 = 1;
 
-/// The first words of a bundle.
-pub(super) const BUNDLE: &str = "orlop bundle format ";
+/// The first member.
+pub(super) const MANIFEST: &str = "manifest.json";
 
-/// The longest first line that is looked at: the longest words, ten digits and a line feed.
-const MAX_LINE_BYTES: usize = 40;
+/// The ed25519 signature of the manifest.
+const SIGNATURE: &str = "manifest.sig";
+
+/// What stands for the signature of an unsigned bundle: `sha256sum -c` reads it.
+const SUM: &str = "manifest.sha256";
 
 /// Some hundred bytes are usual.
-const MAX_MANIFEST_BYTES: u32 = 64 << 10;
+const MAX_MANIFEST_BYTES: u64 = 64 << 10;
 
-/// What is told of an index entry: names and two validators.
-const MAX_FACTS_BYTES: u32 = 16 << 10;
-
-/// The largest index file that a store keeps.
-pub(super) const MAX_FILE_BYTES: u32 = 256 << 20;
-
-/// One event. The first sight of a name with 10,000 versions has about a megabyte.
-const MAX_EVENT_BYTES: u32 = 16 << 20;
-
-/// The longest section, packed or not: a hundred times what all of crates.io takes.
+/// The longest section: a hundred times what all of crates.io takes.
 const MAX_SECTION_BYTES: u64 = 64 << 30;
 
-/// A crate file larger than that is none. crates.io's limit is 10 MiB, exceptions have ten times that.
+/// The largest crate file. crates.io's limit is 10 MiB, exceptions have ten times that.
 const MAX_CRATE_BYTES: u64 = 8 << 30;
 
-/// More crate files than that no bundle has: ten times all of crates.io.
-const MAX_CRATES: u64 = 32 << 20;
-
-/// What ends a bundle; the number of crate files and of their bytes follow.
-pub(super) const END: &[u8; 8] = b"\nthe end";
-
-/// Bytes of the end.
-pub(super) const END_BYTES: usize = 24;
-
-/// An ed25519 signature.
-pub(super) const SIGNATURE_BYTES: usize = 64;
-
-/// The first line of a file of format 1.
-pub(super) fn first_line(words: &str) -> String {
-    format!("{words}{FORMAT}\n")
-}
-
-/// Reads a first line, byte for byte so that nothing behind it is taken. `what`: what the file
-/// should be.
-pub(super) fn read_first_line(
-    input: &mut impl Read,
-    words: &str,
-    what: &'static str,
-) -> Result<(), Error> {
-    let mut line = Vec::with_capacity(MAX_LINE_BYTES);
-    let mut byte = [0; 1];
-    while line.len() < MAX_LINE_BYTES && line.last() != Some(&b'\n') {
-        if input.read(&mut byte).map_err(Error::reading(what))? == 0 {
-            break;
-        }
-        line.push(byte[0]);
-    }
-    let number = line
-        .strip_prefix(words.as_bytes())
-        .and_then(|rest| rest.strip_suffix(b"\n"))
-        .and_then(|digits| str::from_utf8(digits).ok())
-        .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
-        .and_then(|digits| digits.parse::<u32>().ok());
-    match number {
-        Some(FORMAT) => Ok(()),
-        Some(found) if found > FORMAT => Err(Error::Newer {
-            what,
-            found,
-            known: FORMAT,
-        }),
-        Some(_) | None if words.as_bytes().starts_with(&line) => Err(Error::truncated(what)),
-        Some(_) | None => Err(Error::Foreign { what }),
-    }
-}
-
-/// What identifies a bundle or a receipt: the sha256 of what it says.
+/// What identifies a bundle or a receipt: the sha256 of its manifest.
 pub(super) type Id = Checksum;
 
-/// One section: what stands in the bundle.
+/// A section as the manifest describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Section {
-    /// The sha256 of the bytes as they stand in the bundle.
-    #[serde(with = "checksum_text")]
+    /// The sha256 of its bytes, packed as they are.
     pub(super) sha256: Checksum,
     /// How many there are.
     pub(super) bytes: u64,
-    /// How many they are unpacked.
-    pub(super) unpacked_bytes: u64,
-    /// How many records they are.
+    /// How many records they have.
     pub(super) records: u64,
 }
 
-/// What the signature is for. Everything else in the bundle follows from it by hashes.
+/// What the signature covers. Everything else in the bundle follows from it by checksums.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Manifest {
-    /// Who signed; `None`: nobody.
+    /// The format.
+    pub(super) orlop_bundle: u64,
+    /// The key of the signature; `None`: unsigned.
     pub(super) public_key: Option<PublicKey>,
     /// The receipt that this is a delta against; `None`: it is whole.
-    #[serde(with = "hex_or_none")]
     pub(super) base: Option<Id>,
-    /// Crate files that follow, and their bytes.
+    /// Crate files in the bundle, and their bytes.
     pub(super) crates: u64,
     pub(super) crate_bytes: u64,
     /// Crate files and index entries that the receiver has by its receipt.
     pub(super) crates_left_out: u64,
     pub(super) names_left_out: u64,
     /// The sections, in the order of the bundle.
-    pub(super) table: Section,
+    pub(super) sections: ManifestSections,
+}
+
+/// The sections by their names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ManifestSections {
+    #[serde(rename = "crates.jsonl.zst")]
+    pub(super) crates: Section,
+    #[serde(rename = "index.jsonl.zst")]
     pub(super) index: Section,
+    #[serde(rename = "journal.jsonl.zst")]
     pub(super) journal: Section,
 }
 
-impl Manifest {
-    /// The first line, the length, and the manifest itself: what is signed, and hashed to the id.
-    pub(super) fn encode(&self) -> Result<Vec<u8>, Error> {
-        let mut out = first_line(BUNDLE).into_bytes();
-        let body = serde_json::to_vec(self).map_err(|error| Error::writing(error.into()))?;
-        put_bytes(&mut out, &body)?;
-        Ok(out)
+/// What the manifest of an archive is of.
+pub(super) trait Described: Serialize + DeserializeOwned {
+    /// Its field with the number of the format.
+    const FIELD: &'static str;
+    /// What it describes, for messages.
+    const WHAT: &'static str;
+
+    /// The key of the signature; `None`: unsigned.
+    fn public_key(&self) -> Option<PublicKey>;
+
+    /// Whether its numbers fit together.
+    fn is_sound(&self) -> bool;
+}
+
+impl Described for Manifest {
+    const FIELD: &'static str = "orlop_bundle";
+    const WHAT: &'static str = "a bundle";
+
+    fn public_key(&self) -> Option<PublicKey> {
+        self.public_key
     }
 
-    /// Reads what [`encode`](Self::encode) wrote. The second: its bytes as they stood there.
-    pub(super) fn read(input: &mut impl Read) -> Result<(Manifest, Vec<u8>), Error> {
-        const WHAT: &str = "the manifest";
-        read_first_line(input, BUNDLE, "a bundle")?;
-        let mut signed = first_line(BUNDLE).into_bytes();
-        let body = read_bytes(input, MAX_MANIFEST_BYTES, WHAT)?;
-        put_bytes(&mut signed, &body)?;
-        let manifest: Manifest =
-            serde_json::from_slice(&body).map_err(|error| Error::malformed(WHAT, error))?;
-        manifest.check()?;
-        Ok((manifest, signed))
+    fn is_sound(&self) -> bool {
+        let ManifestSections {
+            crates,
+            index,
+            journal,
+        } = &self.sections;
+        let fits = [crates, index, journal]
+            .iter()
+            .all(|section| section.bytes <= MAX_SECTION_BYTES);
+        fits && self.crates.checked_add(self.crates_left_out) == Some(crates.records)
+    }
+}
+
+/// A manifest and its exact bytes.
+pub(super) struct Signed<T> {
+    pub(super) manifest: T,
+    pub(super) id: Id,
+    bytes: Vec<u8>,
+    /// Of the manifest; empty where there is none.
+    signature: Vec<u8>,
+}
+
+impl<T: Described> Signed<T> {
+    /// Signs a manifest.
+    pub(super) fn new(manifest: T, key: Option<&SigningKey>) -> Result<Signed<T>, Error> {
+        let json = serde_json::to_vec_pretty(&manifest);
+        let mut bytes = json.map_err(|error| Error::writing(error.into()))?;
+        bytes.push(b'\n');
+        let signature = key.map(|key| key.sign(&bytes).to_vec());
+        Ok(Signed {
+            manifest,
+            id: Checksum::of(&bytes),
+            bytes,
+            signature: signature.unwrap_or_default(),
+        })
     }
 
-    fn check(&self) -> Result<(), Error> {
-        let sections = [&self.table, &self.index, &self.journal];
-        let sound = sections.iter().all(|section| {
-            section.bytes <= MAX_SECTION_BYTES && section.unpacked_bytes <= MAX_SECTION_BYTES
-        });
-        let rows = self.crates.checked_add(self.crates_left_out);
-        if sound && self.crates <= MAX_CRATES && rows == Some(self.table.records) {
-            return Ok(());
+    /// Writes the first two members.
+    pub(super) fn write(&self, out: &mut Writer<impl Write>) -> Result<(), Error> {
+        out.member(MANIFEST, PUBLIC, &self.bytes)
+            .and_then(|()| match self.manifest.public_key() {
+                Some(_) => out.member(SIGNATURE, PUBLIC, &self.signature),
+                None => out.member(SUM, PUBLIC, sum_line(&self.id).as_bytes()),
+            })
+            .map_err(Error::writing)
+    }
+
+    /// Reads the first two members. The signature is not verified yet, only there.
+    pub(super) fn read(input: &mut Reader<impl Read>) -> Result<Signed<T>, Error> {
+        let foreign = || Error::Foreign { what: T::WHAT };
+        let member = input.next_member().map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => foreign(),
+            _ => Error::reading(T::WHAT)(error),
+        })?;
+        let is_manifest = member.is_some_and(|member| member.path == MANIFEST);
+        let bytes = read_small(input, MANIFEST)?;
+        let json = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
+        let format = json.and_then(|json| json.get(T::FIELD)?.as_u64());
+        match format.filter(|_| is_manifest) {
+            None => return Err(foreign()),
+            Some(found) if found > FORMAT => {
+                return Err(Error::Newer {
+                    what: T::WHAT,
+                    found,
+                    known: FORMAT,
+                });
+            }
+            Some(_) => {}
         }
-        Err(Error::malformed(
-            "the manifest",
-            "its numbers do not fit together",
-        ))
-    }
-}
-
-/// The id of a bundle by its signed bytes.
-pub(super) fn id_of(signed: &[u8]) -> Id {
-    Checksum::of(signed)
-}
-
-/// One crate file of the state that the bundle tells of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TableRow {
-    pub(super) release: Release,
-    pub(super) checksum: Checksum,
-    pub(super) len: u64,
-    /// Whether it follows in this bundle. Otherwise the receiver has it by its receipt.
-    pub(super) follows: bool,
-}
-
-impl TableRow {
-    pub(super) fn put(&self, out: &mut impl Write) -> Result<(), Error> {
-        let version = self.release.version.to_string();
-        let mut bytes = vec![if self.follows { FOLLOWS } else { LEFT_OUT }];
-        put_short(&mut bytes, self.release.name.as_str())?;
-        put_short(&mut bytes, &version)?;
-        bytes.extend_from_slice(self.checksum.as_bytes());
-        bytes.extend_from_slice(&self.len.to_le_bytes());
-        out.write_all(&bytes).map_err(Error::writing)
-    }
-
-    /// `None`: the section ends here.
-    pub(super) fn read(input: &mut impl Read) -> Result<Option<TableRow>, Error> {
-        const WHAT: &str = "the table of crate files";
-        let [kind] = read_array(input, WHAT)?;
-        if kind == LAST {
-            return Ok(None);
+        let manifest: T = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::malformed("the manifest", error))?;
+        if !manifest.is_sound() {
+            let why = "its numbers do not fit together";
+            return Err(Error::malformed("the manifest", why));
         }
-        let name = read_short(input, WHAT)?;
-        let version = read_short(input, WHAT)?;
-        let row = TableRow {
-            release: Release {
-                name: CrateName::parse(&name).map_err(|error| Error::malformed(WHAT, error))?,
-                version: parse_version(&version).map_err(|error| Error::malformed(WHAT, error))?,
-            },
-            checksum: Checksum::from_bytes(read_array(input, WHAT)?),
-            len: u64::from_le_bytes(read_array(input, WHAT)?),
-            follows: kind == FOLLOWS,
+        let id = Checksum::of(&bytes);
+        let signature = match manifest.public_key() {
+            Some(_) => read_member(input, SIGNATURE, SIGNATURE_BYTES as u64)?,
+            None => {
+                let sum = sum_line(&id);
+                if read_member(input, SUM, sum.len() as u64)? != sum.as_bytes() {
+                    return Err(Error::altered("the manifest"));
+                }
+                Vec::new()
+            }
         };
-        if kind > LEFT_OUT || row.len == 0 || row.len > MAX_CRATE_BYTES {
-            return Err(Error::malformed(WHAT, "a row of it makes no sense"));
-        }
-        Ok(Some(row))
+        Ok(Signed {
+            manifest,
+            id,
+            bytes,
+            signature,
+        })
+    }
+
+    /// Whether `key` signed it.
+    pub(super) fn is_signed_by(&self, key: &PublicKey) -> bool {
+        key.has_signed(&self.bytes, &self.signature)
     }
 }
 
-const LAST: u8 = 0;
-const FOLLOWS: u8 = 1;
-const LEFT_OUT: u8 = 2;
+fn sum_line(id: &Id) -> String {
+    format!("{id}  {MANIFEST}\n")
+}
 
-/// What is told of an index entry. What moves although the entry stays as it is, such as the time
-/// of the last check, is not told.
+/// Goes to the next member, which must be this one.
+pub(super) fn expect_member(
+    input: &mut Reader<impl Read>,
+    path: &str,
+    len: u64,
+) -> Result<(), Error> {
+    let wrong = |why: String| Err(Error::malformed("the tar", why));
+    match input.next_member().map_err(Error::reading(path))? {
+        Some(member) if member.path != path => {
+            wrong(format!("it has `{}` where `{path}` is listed", member.path))
+        }
+        Some(member) if member.len != len => {
+            wrong(format!("`{path}` has another length than is listed"))
+        }
+        Some(_) => Ok(()),
+        None => wrong(format!("`{path}` is missing")),
+    }
+}
+
+fn read_member(input: &mut Reader<impl Read>, path: &str, len: u64) -> Result<Vec<u8>, Error> {
+    expect_member(input, path, len)?;
+    read_small(input, path)
+}
+
+/// Reads a member that fits in memory.
+fn read_small(input: &mut Reader<impl Read>, path: &str) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let limited = input.take(MAX_MANIFEST_BYTES).read_to_end(&mut bytes);
+    limited.map_err(Error::reading(path))?;
+    Ok(bytes)
+}
+
+/// A kind of record, which is a kind of section.
+pub(super) trait Record: Serialize + DeserializeOwned {
+    /// The member with these records.
+    const FILE: &'static str;
+
+    /// What is wrong with its values.
+    fn check(&self) -> Result<(), &'static str> {
+        Ok(())
+    }
+}
+
+/// One crate file of the state that the bundle describes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct EntryWords {
+pub(super) struct CrateRecord {
+    pub(super) name: CrateName,
+    #[serde(with = "version_text")]
+    pub(super) version: Version,
+    pub(super) sha256: Checksum,
+    pub(super) size: u64,
+    /// Whether the receiver has it by its receipt, so that it is not in the bundle.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) left_out: bool,
+}
+
+impl CrateRecord {
+    pub(super) fn release(&self) -> Release {
+        Release {
+            name: self.name.clone(),
+            version: self.version.clone(),
+        }
+    }
+
+    /// The member with the crate file.
+    pub(super) fn path(&self) -> String {
+        format!("crates/{}-{}.crate", self.name, self.version)
+    }
+}
+
+impl Record for CrateRecord {
+    const FILE: &'static str = "crates.jsonl.zst";
+
+    fn check(&self) -> Result<(), &'static str> {
+        match self.size {
+            1..=MAX_CRATE_BYTES => Ok(()),
+            _ => Err("the size of a crate file makes no sense"),
+        }
+    }
+}
+
+/// An index entry. What moves although the entry stays as it is, such as the time of the last check,
+/// is not in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct IndexRecord {
     /// The name in the spelling of the index.
-    #[serde(with = "name_text")]
     pub(super) name: CrateName,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) etag: Option<String>,
@@ -239,275 +311,58 @@ pub(super) struct EntryWords {
     /// Whether upstream no longer knows the name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) gone: bool,
-    /// `Some`: the receiver has the file by its receipt, with this digest, and it does not follow.
+    /// `Some`: the receiver has the file by its receipt, with this digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) left_out: Option<String>,
+    pub(super) left_out: Option<Digest>,
+    /// The index file, byte for byte, where it is not left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) file: Option<ExactBytes>,
 }
 
-/// An index entry in the bundle.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct IndexRecord {
-    pub(super) words: EntryWords,
-    /// The index file, byte for byte; empty where it is left out.
-    pub(super) file: Vec<u8>,
-}
+impl Record for IndexRecord {
+    const FILE: &'static str = "index.jsonl.zst";
 
-impl IndexRecord {
-    pub(super) fn put(&self, out: &mut impl Write) -> Result<(), Error> {
-        put_json(out, &self.words)?;
-        let mut head = Vec::new();
-        let len = u32::try_from(self.file.len()).map_err(|_long| too_long())?;
-        head.extend_from_slice(&len.to_le_bytes());
-        out.write_all(&head).map_err(Error::writing)?;
-        out.write_all(&self.file).map_err(Error::writing)
-    }
-
-    /// `None`: the section ends here.
-    pub(super) fn read(input: &mut impl Read) -> Result<Option<IndexRecord>, Error> {
-        const WHAT: &str = "the index";
-        let Some(words) = read_json::<EntryWords>(input, MAX_FACTS_BYTES, WHAT)? else {
-            return Ok(None);
-        };
-        let file = read_bytes(input, MAX_FILE_BYTES, WHAT)?;
-        if words.left_out.is_some() != file.is_empty() {
-            return Err(Error::malformed(WHAT, "a file is missing, or one too many"));
+    fn check(&self) -> Result<(), &'static str> {
+        if self.left_out.is_some() == self.file.is_some() {
+            return Err("an index file is missing, or one too many");
         }
-        Ok(Some(IndexRecord { words, file }))
+        Ok(())
     }
 }
 
-/// Ends a section of records.
-pub(super) fn put_last(out: &mut impl Write, kind: Last) -> Result<(), Error> {
-    let zeros: &[u8] = match kind {
-        Last::Row => &[LAST],
-        Last::Json => &[0; 4],
-    };
-    out.write_all(zeros).map_err(Error::writing)
+impl Record for Event {
+    const FILE: &'static str = "journal.jsonl.zst";
 }
 
-/// What kind of record a section ends instead of.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Last {
-    Row,
-    Json,
-}
+/// The first half of a sha256: no two files ever shared one, and it takes half the memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) struct Digest(pub(super) [u8; 16]);
 
-/// Writes a record in JSON, after its length.
-pub(super) fn put_json(out: &mut impl Write, value: &impl Serialize) -> Result<(), Error> {
-    let body = serde_json::to_vec(value).map_err(|error| Error::writing(error.into()))?;
-    let mut bytes = Vec::new();
-    put_bytes(&mut bytes, &body)?;
-    out.write_all(&bytes).map_err(Error::writing)
-}
-
-/// Reads an event of the journal; `None`: the section ends here.
-pub(super) fn read_event<T: DeserializeOwned>(input: &mut impl Read) -> Result<Option<T>, Error> {
-    read_json(input, MAX_EVENT_BYTES, "the journal")
-}
-
-fn read_json<T: DeserializeOwned>(
-    input: &mut impl Read,
-    max: u32,
-    what: &'static str,
-) -> Result<Option<T>, Error> {
-    let body = read_bytes(input, max, what)?;
-    if body.is_empty() {
-        return Ok(None);
-    }
-    let value = serde_json::from_slice(&body).map_err(|error| Error::malformed(what, error))?;
-    Ok(Some(value))
-}
-
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Error> {
-    let len = u32::try_from(bytes.len()).map_err(|_long| too_long())?;
-    out.extend_from_slice(&len.to_le_bytes());
-    out.extend_from_slice(bytes);
-    Ok(())
-}
-
-fn put_short(out: &mut Vec<u8>, text: &str) -> Result<(), Error> {
-    out.push(u8::try_from(text.len()).map_err(|_long| too_long())?);
-    out.extend_from_slice(text.as_bytes());
-    Ok(())
-}
-
-fn too_long() -> Error {
-    Error::writing(io::Error::other(
-        "something is longer than the format holds",
-    ))
-}
-
-pub(super) fn read_array<const N: usize>(
-    input: &mut impl Read,
-    what: &'static str,
-) -> Result<[u8; N], Error> {
-    let mut bytes = [0; N];
-    input.read_exact(&mut bytes).map_err(Error::reading(what))?;
-    Ok(bytes)
-}
-
-/// Bytes after their length. Memory is taken as they come, not as they are promised.
-pub(super) fn read_bytes(
-    input: &mut impl Read,
-    max: u32,
-    what: &'static str,
-) -> Result<Vec<u8>, Error> {
-    let len = u32::from_le_bytes(read_array(input, what)?);
-    if len > max {
-        return Err(Error::malformed(what, "a length in it makes no sense"));
-    }
-    let mut bytes = Vec::new();
-    let read = input.take(u64::from(len)).read_to_end(&mut bytes);
-    if read.map_err(Error::reading(what))? as u64 == u64::from(len) {
-        return Ok(bytes);
-    }
-    Err(Error::truncated(what))
-}
-
-fn read_short(input: &mut impl Read, what: &'static str) -> Result<String, Error> {
-    let [len] = read_array(input, what)?;
-    let mut bytes = vec![0; usize::from(len)];
-    input.read_exact(&mut bytes).map_err(Error::reading(what))?;
-    String::from_utf8(bytes).map_err(|error| Error::malformed(what, error))
-}
-
-/// Milliseconds since 1970; 0 before.
-pub(super) fn to_millis(at: SystemTime) -> u64 {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The time of so many milliseconds since 1970; nonsense becomes 1970.
-pub(super) fn from_millis(millis: u64) -> SystemTime {
-    UNIX_EPOCH
-        .checked_add(Duration::from_millis(millis))
-        .unwrap_or(UNIX_EPOCH)
-}
-
-/// Hexadecimal digits of some bytes.
-pub(super) fn to_hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .filter_map(|digit| char::from_digit(u32::from(digit), 16))
-        .collect()
-}
-
-/// Counts and hashes what is written through it.
-#[derive(Debug)]
-pub(super) struct Counted<W> {
-    pub(super) inner: W,
-    pub(super) hasher: Hasher,
-    pub(super) bytes: u64,
-}
-
-impl<W> Counted<W> {
-    pub(super) fn new(inner: W) -> Counted<W> {
-        Counted {
-            inner,
-            hasher: Hasher::default(),
-            bytes: 0,
-        }
+impl Digest {
+    pub(super) fn of(checksum: &Checksum) -> Digest {
+        let whole = checksum.as_bytes();
+        Digest(std::array::from_fn(|at| {
+            whole.get(at).copied().unwrap_or_default()
+        }))
     }
 }
 
-impl<W: Write> Write for Counted<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(bytes)?;
-        self.hasher.update(bytes.get(..written).unwrap_or_default());
-        self.bytes = self.bytes.saturating_add(written as u64);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+impl From<Digest> for String {
+    fn from(digest: Digest) -> String {
+        format!("{:032x}", u128::from_be_bytes(digest.0))
     }
 }
 
-pub(super) mod checksum_text {
-    use serde::Deserialize;
+impl TryFrom<String> for Digest {
+    type Error = &'static str;
 
-    use crate::registry::Checksum;
-
-    pub(in crate::mirror::bundle) fn serialize<S: serde::Serializer>(
-        checksum: &Checksum,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(checksum)
+    fn try_from(digits: String) -> Result<Digest, &'static str> {
+        let number = u128::from_str_radix(&digits, 16).ok();
+        let number = number.filter(|_| digits.len() == 32 && !digits.starts_with('+'));
+        let number = number.ok_or("a digest is 32 hexadecimal digits")?;
+        Ok(Digest(number.to_be_bytes()))
     }
-
-    pub(in crate::mirror::bundle) fn deserialize<'de, D: serde::Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Checksum, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-mod hex_or_none {
-    use super::{Checksum, Deserialize, Serialize};
-
-    #[expect(clippy::ref_option, reason = "serde hands out references")]
-    pub(super) fn serialize<S: serde::Serializer>(
-        checksum: &Option<Checksum>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        checksum.map(Checksum::to_hex).serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Checksum>, D::Error> {
-        let text = Option::<String>::deserialize(deserializer)?;
-        let parse = |text: String| text.parse().map_err(serde::de::Error::custom);
-        text.map(parse).transpose()
-    }
-}
-
-pub(super) mod name_text {
-    use serde::Deserialize;
-
-    use crate::registry::CrateName;
-
-    pub(in crate::mirror::bundle) fn serialize<S: serde::Serializer>(
-        name: &CrateName,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(name.as_str())
-    }
-
-    pub(in crate::mirror::bundle) fn deserialize<'de, D: serde::Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<CrateName, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        CrateName::parse(&text).map_err(serde::de::Error::custom)
-    }
-}
-
-pub(super) mod version_text {
-    use semver::Version;
-    use serde::Deserialize;
-
-    use crate::registry::release::parse_version;
-
-    pub(in crate::mirror::bundle) fn serialize<S: serde::Serializer>(
-        version: &Version,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(version)
-    }
-
-    pub(in crate::mirror::bundle) fn deserialize<'de, D: serde::Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Version, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_version(&text).map_err(serde::de::Error::custom)
-    }
-}
-
-/// The place of a row in the order of the table: by name, and within a name as the index has them.
-pub(super) fn is_after(row: &CrateName, last: Option<&CrateName>) -> bool {
-    last.is_none_or(|last| row.key() >= last.key())
 }
 
 /// A version, for messages.

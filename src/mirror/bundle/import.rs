@@ -1,40 +1,36 @@
 //! Takes a bundle in: nothing of it is visible before all that it is made of is here and verified.
 //!
-//! The order: manifest and signature; the sections into unnamed files, by their hashes; a look
+//! The order: manifest and signature; the sections into unnamed files, by their checksums; a look
 //! through all their records; for a delta, a look whether what it leaves out is here; the crate
 //! files, each by its sha256, through the store's door; the end of the bundle; and only then the
 //! index entries, and the journal. What was taken in before an interruption is held and passed
 //! over the next time.
 
 use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::{BufReader, Read, Write},
-    ops::ControlFlow,
-    sync::{
-        atomic::AtomicBool,
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
+    collections::BTreeSet,
+    io::{BufReader, Read},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
     time::SystemTime,
 };
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{
-    ImportReport, MAX_TOLD,
+    ImportPart, ImportReport, MAX_TOLD,
     error::Error,
-    format::{Id, IndexRecord, TableRow, from_millis, is_after, spec, to_hex},
+    format::{CrateRecord, Digest, Id, IndexRecord, Record as _, spec},
     pace::Pace,
     rank::{Mark, Rank, Word, content},
-    receipt::{Receipt, half},
     section::PIECE_BYTES,
     stream::{BundleReader, Sections, Trust},
 };
 use crate::{
-    mirror::jobs::{Teller, Unit},
+    mirror::{
+        jobs::{Teller, Unit},
+        lines::ExactBytes,
+    },
     registry::{CrateName, IndexFile, Release},
-    store::{Change, EntryFacts, Event, Reservation, Store, Table, Validators},
+    store::{Change, EntryFacts, Event, Reservation, Store, Table, Validators, from_millis},
 };
 
 /// Threads that wait for the disk: the store syncs once for all who come together.
@@ -57,6 +53,8 @@ const EXAMPLES: usize = 3;
 pub(super) struct Import<'a> {
     pub(super) store: &'a Store,
     pub(super) trust: &'a Trust,
+    /// The files that the bundle is cut into; none: it is in one piece.
+    pub(super) parts: &'a [ImportPart],
     /// Whether everything is only looked at.
     pub(super) dry_run: bool,
     pub(super) now: SystemTime,
@@ -71,11 +69,10 @@ struct Entry {
 
 impl Entry {
     fn read(record: IndexRecord) -> Result<Entry, Error> {
-        let file = match record.words.left_out {
-            Some(_) => None,
-            None => Some(parse(&record)?),
-        };
-        Ok(Entry { record, file })
+        Ok(Entry {
+            file: parse(&record)?,
+            record,
+        })
     }
 }
 
@@ -90,7 +87,7 @@ impl Import<'_> {
     /// Reads the bundle from `input`, from its first byte to its last.
     pub(super) fn read(&self, input: impl Read) -> Result<ImportReport, Error> {
         let input = BufReader::with_capacity(PIECE_BYTES, input);
-        let mut reader = BundleReader::open(input, self.trust)?;
+        let mut reader = BundleReader::open(input, self.parts, self.trust)?;
         let mut report = ImportReport {
             id: reader.id.to_hex(),
             key: reader.manifest.public_key.map(|key| key.to_string()),
@@ -99,13 +96,14 @@ impl Import<'_> {
             ..ImportReport::default()
         };
         self.teller.phase("verifying", Unit::Names, None);
-        let manifest = &reader.manifest;
-        let spooled = [manifest.table, manifest.index, manifest.journal].map(|it| it.bytes);
-        self.check_room(spooled.into_iter().fold(0, u64::saturating_add))?;
+        let sections = &reader.manifest.sections;
+        let spooled = [sections.crates, sections.index, sections.journal];
+        let bytes = spooled.iter().map(|section| section.bytes);
+        self.check_room(bytes.fold(0, u64::saturating_add))?;
         let mut sections = reader.sections(&mut || Ok(self.store.scratch()?), self.teller)?;
         self.check_index(&mut sections, reader.manifest.base)?;
         self.check_events(&mut sections)?;
-        let missing_bytes = self.check_table(&mut sections, reader.manifest.base)?;
+        let missing_bytes = self.check_crates(&mut sections, reader.manifest.base)?;
         if !self.dry_run {
             // What is in the index and the journal goes into the store, too.
             let records = sections.index.section.bytes;
@@ -150,15 +148,18 @@ impl Import<'_> {
         let mut records = sections.index.records()?;
         while let Some(record) = records.next()? {
             self.go_on()?;
-            let name = &record.words.name;
+            let name = &record.name;
             if last.as_ref().is_some_and(|last| last.key() >= name.key()) {
-                return Err(Error::malformed("the index", "its names are out of order"));
+                return Err(Error::malformed(
+                    IndexRecord::FILE,
+                    "its names are out of order",
+                ));
             }
-            match &record.words.left_out {
+            match record.left_out {
                 Some(digest) => {
                     let held = self.store.entry(name)?.filter(|held| held.has_snapshot);
                     let is_here = match &held {
-                        Some(held) if to_hex(&held.digest) == *digest => true,
+                        Some(held) if Digest(held.digest) == digest => true,
                         Some(held) => self.rank(held, &record, None)? == Rank::Older,
                         None => false,
                     };
@@ -166,7 +167,7 @@ impl Import<'_> {
                 }
                 None => drop(parse(&record)?),
             }
-            last = Some(record.words.name);
+            last = Some(record.name);
         }
         lacking.check(base)
     }
@@ -179,28 +180,31 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// The rows are in order, and those that are left out are here. Returns the bytes of the others
-    /// that are not.
-    fn check_table(&self, sections: &mut Sections, base: Option<Id>) -> Result<u64, Error> {
+    /// The crate files are in order, none is listed twice, and those that are left out are here.
+    /// Returns the bytes of the others that are not.
+    fn check_crates(&self, sections: &mut Sections, base: Option<Id>) -> Result<u64, Error> {
         let mut missing_bytes: u64 = 0;
         let mut lacking = Lacking::default();
         let mut last: Option<CrateName> = None;
-        let mut rows = sections.table.records()?;
-        while let Some(row) = rows.next()? {
+        let mut versions = BTreeSet::new();
+        let mut records = sections.crates.records()?;
+        while let Some(record) = records.next()? {
             self.go_on()?;
-            if !is_after(&row.release.name, last.as_ref()) {
-                return Err(Error::malformed(
-                    "the table of crate files",
-                    "its names are out of order",
-                ));
+            if last.as_ref() != Some(&record.name) {
+                versions.clear();
             }
-            let is_here = self.store.blob(&row.checksum)?.is_some();
-            if row.follows && !is_here {
-                missing_bytes = missing_bytes.saturating_add(row.len);
-            } else if !row.follows {
-                lacking.note(is_here, || spec(&row.release.name, &row.release.version));
+            let is_after = last.is_none_or(|last| record.name.key() >= last.key());
+            if !is_after || !versions.insert(record.version.clone()) {
+                let why = "its crate files are out of order, or one is listed twice";
+                return Err(Error::malformed(CrateRecord::FILE, why));
             }
-            last = Some(row.release.name);
+            let is_here = self.store.blob(&record.sha256)?.is_some();
+            if record.left_out {
+                lacking.note(is_here, || spec(&record.name, &record.version));
+            } else if !is_here {
+                missing_bytes = missing_bytes.saturating_add(record.size);
+            }
+            last = Some(record.name);
         }
         lacking.check(base)?;
         Ok(missing_bytes)
@@ -211,7 +215,7 @@ impl Import<'_> {
     /// Takes the crate files in. All of them are durable on return.
     fn take_crates<R: Read>(
         &self,
-        reader: &mut BundleReader<R>,
+        reader: &mut BundleReader<'_, R>,
         sections: &mut Sections,
         report: &mut ImportReport,
     ) -> Result<(), Error> {
@@ -236,7 +240,7 @@ impl Import<'_> {
 
     fn read_crates<R: Read>(
         &self,
-        reader: &mut BundleReader<R>,
+        reader: &mut BundleReader<'_, R>,
         sections: &mut Sections,
         report: &mut ImportReport,
         failed: &Mutex<Option<Error>>,
@@ -245,29 +249,27 @@ impl Import<'_> {
         let (crates, bytes) = (reader.manifest.crates, reader.manifest.crate_bytes);
         let mut pace = Pace::begin(self.teller, "taking in", Unit::Bytes, Some(bytes));
         let mut count: u64 = 0;
-        let mut rows = sections.table.records()?;
-        while let Some(row) = rows.next()? {
+        let mut records = sections.crates.records()?;
+        while let Some(record) = records.next()? {
             if failed.lock().is_some() {
                 return Ok(());
             }
-            if !row.follows {
+            if record.left_out {
                 continue;
             }
             count += 1;
-            let received = self.read_crate(reader, &row, report)?;
-            pace.add(row.len, row.len);
+            let received = self.read_crate(reader, &record, report)?;
+            pace.add(record.size, record.size);
             if let Some(reservation) = received
-                && whole.send(Whole(reservation, row.release)).is_err()
+                && whole.send(Whole(reservation, record.release())).is_err()
             {
                 return Ok(());
             }
         }
         pace.end();
         if count != crates || report.crate_bytes + report.held_bytes != bytes {
-            return Err(Error::malformed(
-                "the table of crate files",
-                "it does not add up to what the manifest says",
-            ));
+            let why = "it does not add up to what the manifest says";
+            return Err(Error::malformed(CrateRecord::FILE, why));
         }
         Ok(())
     }
@@ -275,25 +277,27 @@ impl Import<'_> {
     /// `None`: it is held, or only looked at.
     fn read_crate<R: Read>(
         &self,
-        reader: &mut BundleReader<R>,
-        row: &TableRow,
+        reader: &mut BundleReader<'_, R>,
+        record: &CrateRecord,
         report: &mut ImportReport,
     ) -> Result<Option<Reservation>, Error> {
-        let held = self.store.blob(&row.checksum)?;
-        if held.is_some_and(|blob| blob.len() == row.len) {
+        let held = self.store.blob(&record.sha256)?;
+        if held.is_some_and(|blob| blob.len() == record.size) {
             report.crates_held += 1;
-            report.held_bytes += row.len;
-            reader.crate_file(row, self.teller, &mut |_piece| Ok(()))?;
+            report.held_bytes += record.size;
+            reader.crate_file(record, self.teller, &mut |_piece| Ok(()))?;
             return Ok(None);
         }
         report.crates += 1;
-        report.crate_bytes += row.len;
+        report.crate_bytes += record.size;
         if self.dry_run {
-            reader.crate_file(row, self.teller, &mut |_piece| Ok(()))?;
+            reader.crate_file(record, self.teller, &mut |_piece| Ok(()))?;
             return Ok(None);
         }
-        let mut reservation = self.store.reserve(&row.checksum, Some(row.len))?;
-        reader.crate_file(row, self.teller, &mut |piece| Ok(reservation.write(piece)?))?;
+        let mut reservation = self.store.reserve(&record.sha256, Some(record.size))?;
+        reader.crate_file(record, self.teller, &mut |piece| {
+            Ok(reservation.write(piece)?)
+        })?;
         Ok(Some(reservation))
     }
 
@@ -322,7 +326,7 @@ impl Import<'_> {
         let mut records = sections.index.records()?;
         while let Some(record) = records.next()? {
             self.go_on()?;
-            bytes += record.file.len();
+            bytes += record.file.as_ref().map_or(0, |file| file.0.len());
             batch.push(Entry::read(record)?);
             if batch.len() >= NAMES_AT_A_TIME || bytes >= BYTES_AT_A_TIME {
                 self.publish_batch(&mut batch, report)?;
@@ -367,10 +371,10 @@ impl Import<'_> {
         record: &IndexRecord,
         file: Option<&IndexFile>,
     ) -> Result<Rank, Error> {
-        let name = &record.words.name;
+        let name = &record.name;
         let kept = self.store.kept(Table::Imports, &Mark::key(name))?;
         let word = Word::of(held, kept.as_deref(), self.now);
-        Ok(word.rank(record.words.seen, self.now, || {
+        Ok(word.rank(record.seen, self.now, || {
             let had = self.store.releases(name).unwrap_or_default();
             file.map(|file| content(file, &had))
         }))
@@ -383,7 +387,7 @@ impl Import<'_> {
         report: &mut ImportReport,
     ) -> Result<(), Error> {
         let Entry { record, file } = entry;
-        let name = record.words.name.clone();
+        let name = record.name.clone();
         let held = self.store.entry(&name)?.filter(|held| held.has_snapshot);
         let is_same = held.as_ref().is_some_and(|held| is_same(&record, held));
         let is_older = match &held {
@@ -400,12 +404,12 @@ impl Import<'_> {
         }
         let was_gone = held.as_ref().is_some_and(|held| held.gone);
         // One that came back has to be told even if its file is the same, and was left out.
-        let is_back = is_same && was_gone && !record.words.gone;
+        let is_back = is_same && was_gone && !record.gone;
         let file = match file {
             None if is_back => self.own_file(&name)?,
             file => file,
         };
-        let checked = from_millis(record.words.seen).min(self.now);
+        let checked = from_millis(record.seen).min(self.now);
         let mut confirmed = held
             .as_ref()
             .map_or(checked, |held| held.checked.max(checked));
@@ -416,18 +420,18 @@ impl Import<'_> {
                 name: name.clone(),
                 file,
                 validators: Validators {
-                    etag: record.words.etag.clone(),
-                    last_modified: record.words.last_modified.clone(),
+                    etag: record.etag.clone(),
+                    last_modified: record.last_modified.clone(),
                 },
                 checked,
             });
         }
-        if record.words.gone && !was_gone {
+        if record.gone && !was_gone {
             let name = name.clone();
             changes.push(Change::Gone { name, checked });
         }
         if !changes.is_empty() {
-            let mark = Mark::new(record.words.seen, confirmed, self.now);
+            let mark = Mark::new(record.seen, confirmed, self.now);
             plan.marks.push((Mark::key(&name), Some(mark.encode())));
             plan.changes.append(&mut changes);
         }
@@ -446,19 +450,18 @@ impl Import<'_> {
         sections: &mut Sections,
         report: &mut ImportReport,
     ) -> Result<(), Error> {
-        let mut rows = sections.table.records()?;
-        while let Some(row) = rows.next()? {
+        let mut records = sections.crates.records()?;
+        while let Some(record) = records.next()? {
             self.go_on()?;
-            let listed = self.store.release(&row.release)?;
-            if !row.follows
-                || listed.is_some_and(|facts| facts.checksum == row.checksum && !facts.removed)
+            let listed = self.store.release(&record.release())?;
+            if record.left_out
+                || listed.is_some_and(|facts| facts.checksum == record.sha256 && !facts.removed)
             {
                 continue;
             }
             report.unlisted_count += 1;
             if report.unlisted.len() < MAX_TOLD {
-                let what = spec(&row.release.name, &row.release.version);
-                report.unlisted.push(what);
+                report.unlisted.push(spec(&record.name, &record.version));
             }
         }
         Ok(())
@@ -469,7 +472,7 @@ impl Import<'_> {
         let mut records = sections.journal.records()?;
         while let Some(record) = records.next()? {
             self.go_on()?;
-            events.push(record.into());
+            events.push(record);
             if events.len() >= EVENTS_AT_A_TIME {
                 report.events += self.store.merge_events(std::mem::take(&mut events))?;
             }
@@ -484,7 +487,7 @@ impl Import<'_> {
         let mut records = sections.index.records()?;
         while let Some(record) = records.next()? {
             self.go_on()?;
-            let releases = self.store.releases(&record.words.name)?;
+            let releases = self.store.releases(&record.name)?;
             let absent = releases
                 .iter()
                 .filter(|facts| !facts.held && !facts.removed);
@@ -497,16 +500,21 @@ impl Import<'_> {
 /// A crate file that is whole, and whose it is.
 struct Whole(Reservation, Release);
 
-fn parse(record: &IndexRecord) -> Result<IndexFile, Error> {
-    IndexFile::parse(&record.words.name, Bytes::copy_from_slice(&record.file))
-        .map_err(|error| Error::malformed("the index", super::error::chain(&error)))
+/// The index file, where it is not left out.
+fn parse(record: &IndexRecord) -> Result<Option<IndexFile>, Error> {
+    let parse = |bytes: &ExactBytes| {
+        IndexFile::parse(&record.name, bytes.0.clone())
+            .map_err(|error| Error::malformed(IndexRecord::FILE, super::error::chain(&error)))
+    };
+    record.file.as_ref().map(parse).transpose()
 }
 
 /// Whether the store has this very file.
 fn is_same(record: &IndexRecord, held: &EntryFacts) -> bool {
-    match &record.words.left_out {
-        Some(digest) => to_hex(&held.digest) == *digest,
-        None => held.describes(&record.file),
+    match (record.left_out, &record.file) {
+        (Some(digest), _) => Digest(held.digest) == digest,
+        (None, Some(file)) => held.describes(&file.0),
+        (None, None) => false,
     }
 }
 
@@ -546,48 +554,6 @@ impl Lacking {
 }
 
 /// Enough of an id to tell it from others.
-pub(super) fn short(id: Id) -> String {
+fn short(id: Id) -> String {
     id.to_hex().chars().take(16).collect()
-}
-
-/// Tells what the store truly has, and remembers that it did. Returns the receipt's id.
-pub(super) fn write_receipt(
-    store: &Store,
-    out: &mut File,
-    bundle: &str,
-    now: SystemTime,
-) -> Result<Id, Error> {
-    let mut crates = Vec::new();
-    store.visit_blobs(&AtomicBool::new(false), |checksum, len| {
-        if len > 0 {
-            crates.push(half(&checksum));
-        }
-        ControlFlow::Continue(())
-    })?;
-    let mut names = BTreeMap::new();
-    store.names(|facts| {
-        if facts.has_snapshot {
-            names.insert(facts.name.key().to_owned(), facts.digest);
-        }
-        ControlFlow::Continue(())
-    })?;
-    let receipt = Receipt::new(crates, names);
-    let mut packed = std::io::BufWriter::new(&mut *out);
-    let id = receipt.write(&mut packed)?;
-    packed.flush().map_err(Error::writing)?;
-    drop(packed);
-    out.sync_all().map_err(Error::writing)?;
-    let words = serde_json::json!({ "at": super::format::to_millis(now), "bundle": bundle });
-    let key = format!("receipt/{}", id.to_hex());
-    store.keep(
-        Table::Imports,
-        vec![(key, Some(words.to_string().into_bytes()))],
-    )?;
-    Ok(id)
-}
-
-/// Whether the store wrote the receipt with this id.
-pub(super) fn knows_receipt(store: &Store, id: &str) -> bool {
-    let kept = store.kept(Table::Imports, &format!("receipt/{id}"));
-    kept.is_ok_and(|kept| kept.is_some())
 }

@@ -19,10 +19,13 @@ use ring::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{error::Error, format::SIGNATURE_BYTES};
+use super::error::Error;
 
 const WORDS: &str = "orlop-ed25519:";
 const KEY_BYTES: usize = 32;
+
+/// An ed25519 signature.
+pub(super) const SIGNATURE_BYTES: usize = 64;
 
 /// The largest key file that is looked at: an ed25519 key in PEM has some 160 bytes.
 pub(super) const MAX_KEY_FILE_BYTES: u64 = 4096;

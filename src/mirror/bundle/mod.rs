@@ -2,55 +2,54 @@
 //!
 //! # Format 1
 //!
-//! One stream, written and read from its first byte to its last, so that it may be a pipe, a tape
-//! or a disk. All numbers are little-endian.
+//! A bundle is a tar, written and read from its first byte to its last, so that it may be a pipe, a
+//! tape or a disk. `tar tf` shows what is in it:
 //!
 //! ```text
-//! orlop bundle format 1\n
-//! length of the manifest                          4   at most 64 KiB
-//! manifest, JSON: who signed, the receipt that it is a delta against, how many crate
-//!   files follow with how many bytes, and of each section its sha256, length and records
-//! ed25519 signature of all bytes before it       64   unsigned: their sha256, and zeros
-//! table of crate files                                by name, within a name by version
-//! index                                               by name
-//! journal                                             as it was noticed
-//! crate files, one after the other                    in the order of the table
-//! "\nthe end", crate files, their bytes           24
+//! manifest.json           who signed, the receipt that it is a delta against, how many crate files
+//!                         follow with how many bytes, and of each section its sha256, length, records
+//! manifest.sig            ed25519 signature of manifest.json, 64 bytes;
+//!                         of an unsigned bundle manifest.sha256, for `sha256sum -c`
+//! crates.jsonl.zst        crate files, by name, within a name by version
+//! index.jsonl.zst         index files, by name
+//! journal.jsonl.zst       events, as they were noticed
+//! crates/NAME-VERSION.crate …                  in the order of crates.jsonl.zst
 //! ```
 //!
-//! The bundle's id is the sha256 of all that is signed: everything else follows from it by hashes.
-//! The manifest says nothing that changes while the state stays: no time, no version of orlop. The
-//! same state, selection and key give the same bytes (of one build: another zstd may pack
-//! otherwise).
+//! The bundle's id is the sha256 of manifest.json: everything else follows from it by checksums. The
+//! manifest says nothing that changes while the state stays: no time, no version of orlop. The same
+//! state, selection and key give the same bytes (of one build: another zstd may pack otherwise). Only
+//! a tar as orlop writes it is accepted, see [`archive`](super::archive): one that was unpacked and
+//! packed again has other headers.
 //!
-//! The three sections are packed by zstd at level 3, one frame each. Hashes and lengths are those of
-//! the packed bytes, so that nothing is unpacked that was not verified. Crate files stand as they
-//! are: they are gzip, on which zstd saves one part in two hundred (measured on 2,087 of them: 0.995
-//! of the size at level 3, 0.984 at level 19), and their sha256 is of these bytes.
+//! The sections are lines of JSON, packed by zstd (`zstd -dc`). Their checksums are those of the
+//! packed bytes, so that nothing is unpacked that was not verified. Crate files stand as they are:
+//! they are gzip, on which zstd saves one part in two hundred (measured on 2,087 of them: 0.995 of the
+//! size at level 3, 0.984 at level 19).
 //!
 //! | section | record |
 //! |---|---|
-//! | table | 1 follows, 2 left out because the receiver has it, 0 the end; length 1, name; length 1, version; sha256 32; length 8 |
-//! | index | length 4, JSON: spelling, validators, when this file was seen, whether the name is gone, the digest where the file is left out; length 4, file byte for byte. Length 0: the end |
-//! | journal | length 4, JSON of the event. Length 0: the end |
+//! | `crates` | `name`, `version`, `sha256`, `size`; `left_out` where the receiver has it |
+//! | `index` | `name`, `etag`, `last_modified`, `seen` (when this file was seen, in ms since 1970), `gone`; `file`: the exact bytes, as `text` or, where they are not UTF-8, as `base64`; or `left_out`: the digest of a file that the receiver has |
+//! | `journal` | `at` (ms since 1970), `name`, `kind` |
 //!
-//! The table tells the whole state, also what a delta leaves out: so the receiver can tell exactly
-//! what it lacks when the delta was made against another state than its own. It is sorted by name
-//! and not by sha256, because then it is written in one pass without sorting.
+//! The crate files list the whole state, also what a delta leaves out: so the receiver can tell exactly
+//! what it lacks when the delta was made against another state than its own. They are sorted by name
+//! and not by sha256, because then the list is written in one pass without sorting.
 //!
 //! Not in a bundle: crate files of versions that were published anew since (superseded), and the
 //! times of checks, which move without a change. An entry that comes in counts as last confirmed
 //! when its file was seen: a store that asked upstream later keeps what it has. What came from a
 //! bundle itself does not outrank a later one by a clock alone ([`rank`] has the rules).
 //!
+//! A bundle in parts is cut anywhere: `cat` puts the parts together.
+//!
 //! # Memory
 //!
-//! A receipt takes 16 bytes a crate file and about 30 a name: 50 MB for three million crate files,
-//! on the disk as in the memory of the export that uses it, and of the import that writes it. All
-//! else is read and written in pieces. The sections stand on the store's disk while a bundle is
-//! written or read: about a tenth of what the index files take unpacked.
-//!
-//! [`parts`] cut a bundle to fit its media, [`receipt`]s tell what a machine has.
+//! The export that uses a receipt has 16 bytes a crate file and about 30 a name of it in memory: 50 MB
+//! for three million crate files. All else is read and written in pieces, or one record at a time. The
+//! sections stand on the store's disk while a bundle is written or read: about a tenth of what the
+//! index files take unpacked.
 
 mod error;
 mod export;
@@ -58,14 +57,12 @@ mod format;
 mod import;
 mod key;
 mod pace;
-pub mod parts;
 mod rank;
 mod receipt;
 mod section;
 mod stream;
 #[cfg(test)]
 mod tests;
-mod words;
 
 use std::{fs::File, io::Read, path::PathBuf, sync::Arc, time::SystemTime};
 
@@ -174,6 +171,17 @@ pub struct ImportRequest {
     pub dry_run: bool,
     /// Whether a file for the receipt is among the files.
     pub receipt: bool,
+    /// The files that the bundle is cut into, in order; none: it is in one piece.
+    pub parts: Vec<ImportPart>,
+}
+
+/// A file that has a part of a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportPart {
+    /// Its name, for messages.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
 }
 
 /// What was taken in.
@@ -265,10 +273,7 @@ impl Mirror {
             let out = next_file(&mut files)?;
             let receipt = if request.since {
                 let file = Patient::new(next_file(&mut files)?, teller.clone());
-                let read = Receipt::read(file).map_err(|error| match error {
-                    Error::Foreign { .. } => Error::NoReceipt,
-                    error => error,
-                });
+                let read = Receipt::read(file, &store, &teller);
                 Some(read.map_err(|error| error.into_job("use the receipt"))?)
             } else {
                 None
@@ -440,7 +445,7 @@ fn import(
 ) -> Result<ImportReport, JobError> {
     let before = store.totals().blobs;
     let told = |error: Error| {
-        let is_cut = matches!(error, Error::Truncated { .. } | Error::Altered { .. });
+        let is_cut = error.is_damage() || matches!(error, Error::Parts(_));
         let mut error = error.into_job("take the bundle in");
         if is_cut
             && store.totals().blobs > before
@@ -456,6 +461,7 @@ fn import(
     let import = Import {
         store,
         trust,
+        parts: &request.parts,
         dry_run: request.dry_run,
         now,
         teller,
@@ -468,7 +474,7 @@ fn import(
         told(error)
     })?;
     if let Some(base) = &report.base
-        && !import::knows_receipt(store, base)
+        && !receipt::is_own(store, base)
     {
         report.notes.push(
             "the bundle is a delta against a receipt that this store did not write; everything \
@@ -477,7 +483,7 @@ fn import(
         );
     }
     if let Some(mut file) = receipt.filter(|_| !request.dry_run) {
-        let id = import::write_receipt(store, &mut file, &report.id, now)
+        let id = Receipt::write(store, &mut file, &report.id, now)
             .map_err(|error| error.into_job("write the receipt; the bundle was taken in"))?;
         report.receipt = Some(id.to_hex());
     }

@@ -13,10 +13,9 @@ use std::{collections::BTreeSet, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::format::to_millis;
 use crate::{
     registry::{CrateName, IndexFile},
-    store::{EntryFacts, ReleaseFacts},
+    store::{EntryFacts, ReleaseFacts, to_millis},
 };
 
 /// What is remembered of an entry that came from a bundle.

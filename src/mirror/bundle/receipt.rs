@@ -1,190 +1,185 @@
 //! Receipts: what a machine truly has after an import, so that the next bundle brings only the rest.
 //!
 //! ```text
-//! orlop receipt format 1\n
-//! sha256 of the rest                          32   the receipt's id
-//! zstd:  crate files: their number             8
-//!        the first half of each sha256        16 each, in order
-//!        names: their number                   8
-//!        length of the name, the name,  1, up to 64
-//!        the first half of its file's sha256  16      in order of the lower-case names
+//! manifest.json        the format, and of the section its sha256, length and records
+//! manifest.sha256      for `sha256sum -c`
+//! receipt.jsonl.zst    {"crate":DIGEST} of each crate file, {"name":[NAME,DIGEST]} of each index file;
+//!                      a digest is the first half of a sha256
 //! ```
 //!
-//! It is not signed: one that was changed makes a delta that the other side refuses, and nothing
-//! else. The exporting side holds it in memory: 50 MB for three million crate files.
+//! A receipt is a tar like a bundle. It is not signed: one that was changed makes a delta that the
+//! other side refuses, and nothing else. The exporting side keeps it in memory: 50 MB for three
+//! million crate files.
 #![warn(clippy::arithmetic_side_effects)]
 
 use std::{
     collections::BTreeMap,
-    io::{BufReader, Read, Write},
+    fs::File,
+    io::{BufReader, BufWriter, Read},
+    ops::ControlFlow,
+    sync::atomic::AtomicBool,
+    time::SystemTime,
 };
 
-use zstd::stream::{read::Decoder, write::Encoder};
+use serde::{Deserialize, Serialize};
 
 use super::{
-    error::Error,
-    format::{Counted, Id, first_line, read_array, read_first_line},
+    error::{Error, RECEIPT},
+    format::{Described, Digest, FORMAT, Id, Record, Section, Signed},
+    key::PublicKey,
+    section::{SectionWriter, Spooled},
+    stream::begin,
 };
-use crate::registry::Checksum;
+use crate::{
+    mirror::{archive::Writer, jobs::Teller},
+    registry::Checksum,
+    store::{Store, Table, to_millis},
+};
 
-/// The first words of a receipt.
-const WORDS: &str = "orlop receipt format ";
-const WHAT: &str = "a receipt";
-
-const LEVEL: i32 = 3;
-const MAX_WINDOW_LOG: u32 = 23;
-
-/// The most that is read: 30 million crate files.
+/// The longest section: 30 million crate files.
 const MAX_BYTES: u64 = 512 << 20;
 
-/// The first half of a sha256: no two crate files ever shared one, and half the bytes.
-pub(super) type Half = [u8; 16];
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manifest {
+    orlop_receipt: u64,
+    #[serde(rename = "receipt.jsonl.zst")]
+    section: Section,
+}
+
+impl Described for Manifest {
+    const FIELD: &'static str = "orlop_receipt";
+    const WHAT: &'static str = RECEIPT;
+
+    fn public_key(&self) -> Option<PublicKey> {
+        None
+    }
+
+    fn is_sound(&self) -> bool {
+        self.section.bytes <= MAX_BYTES
+    }
+}
+
+/// Something that is there.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Holding {
+    Crate(Digest),
+    /// By its lower-case name.
+    Name(String, Digest),
+}
+
+impl Record for Holding {
+    const FILE: &'static str = "receipt.jsonl.zst";
+}
 
 /// What a machine has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Receipt {
     /// Sorted.
-    crates: Vec<Half>,
+    crates: Vec<Digest>,
     /// By lower-case name.
-    names: BTreeMap<String, Half>,
-}
-
-/// The half of a checksum that receipts tell.
-pub(super) fn half(checksum: &Checksum) -> Half {
-    let mut half = [0; 16];
-    for (byte, of) in half.iter_mut().zip(checksum.as_bytes()) {
-        *byte = *of;
-    }
-    half
+    names: BTreeMap<String, Digest>,
 }
 
 impl Receipt {
-    /// What a machine with these crate files and index entries has.
-    pub(super) fn new(mut crates: Vec<Half>, names: BTreeMap<String, Half>) -> Receipt {
-        crates.sort_unstable();
-        crates.dedup();
-        Receipt { crates, names }
-    }
-
     pub(super) fn has_crate(&self, checksum: &Checksum) -> bool {
-        self.crates.binary_search(&half(checksum)).is_ok()
+        self.crates.binary_search(&Digest::of(checksum)).is_ok()
     }
 
     /// Whether the file of a name is there with this digest.
-    pub(super) fn has_name(&self, key: &str, digest: &Half) -> bool {
-        self.names.get(key) == Some(digest)
+    pub(super) fn has_name(&self, key: &str, digest: Digest) -> bool {
+        self.names.get(key) == Some(&digest)
     }
 
-    /// Writes it. Returns its id.
-    pub(super) fn write(&self, out: &mut impl Write) -> Result<Id, Error> {
-        let mut packer = Encoder::new(Counted::new(Vec::new()), LEVEL).map_err(Error::writing)?;
-        self.write_body(&mut packer).map_err(Error::writing)?;
-        let body = packer.finish().map_err(Error::writing)?;
-        let id = body.hasher.finish();
-        out.write_all(first_line(WORDS).as_bytes())
-            .and_then(|()| out.write_all(id.as_bytes()))
-            .and_then(|()| out.write_all(&body.inner))
-            .and_then(|()| out.flush())
-            .map_err(Error::writing)?;
-        Ok(id)
-    }
-
-    fn write_body(&self, out: &mut impl Write) -> std::io::Result<()> {
-        out.write_all(&(self.crates.len() as u64).to_le_bytes())?;
-        for half in &self.crates {
-            out.write_all(half)?;
+    /// Reads one, whole, with the help of a file on the store's disk.
+    pub(super) fn read(
+        input: impl Read,
+        store: &Store,
+        teller: &Teller,
+    ) -> Result<(Receipt, Id), Error> {
+        let mut input = begin(BufReader::new(input), RECEIPT)?;
+        let signed = Signed::<Manifest>::read(&mut input)?;
+        let section = signed.manifest.section;
+        let mut spooled = Spooled::<Holding>::take(&mut input, section, store.scratch()?, teller)?;
+        let is_end = input.next_member().map_err(Error::reading(RECEIPT))?;
+        if is_end.is_some() || input.expect_eof().is_err() {
+            return Err(Error::Trailing);
         }
-        out.write_all(&(self.names.len() as u64).to_le_bytes())?;
-        for (name, digest) in &self.names {
-            out.write_all(&[u8::try_from(name.len()).unwrap_or(u8::MAX)])?;
-            out.write_all(name.as_bytes())?;
-            out.write_all(digest)?;
-        }
-        Ok(())
-    }
-
-    /// Reads one, whole.
-    pub(super) fn read(mut input: impl Read) -> Result<(Receipt, Id), Error> {
-        read_first_line(&mut input, WORDS, WHAT)?;
-        let id = Checksum::from_bytes(read_array(&mut input, WHAT)?);
-        let mut body = Vec::new();
-        let limited = input.take(MAX_BYTES).read_to_end(&mut body);
-        limited.map_err(Error::reading(WHAT))?;
-        if Checksum::of(&body) != id {
-            return Err(Error::altered("the receipt"));
-        }
-        let mut unpacker = Decoder::with_buffer(body.as_slice()).map_err(Error::reading(WHAT))?;
-        unpacker
-            .window_log_max(MAX_WINDOW_LOG)
-            .map_err(Error::reading(WHAT))?;
-        let receipt = Receipt::read_body(&mut BufReader::new(unpacker).take(MAX_BYTES))?;
-        Ok((receipt, id))
-    }
-
-    fn read_body(input: &mut impl Read) -> Result<Receipt, Error> {
-        let count = u64::from_le_bytes(read_array(input, WHAT)?);
         let mut receipt = Receipt::default();
-        for _each in 0..count {
-            receipt.crates.push(read_array(input, WHAT)?);
+        let mut records = spooled.records()?;
+        while let Some(record) = records.next()? {
+            match record {
+                Holding::Crate(digest) => receipt.crates.push(digest),
+                Holding::Name(name, digest) => drop(receipt.names.insert(name, digest)),
+            }
         }
-        let count = u64::from_le_bytes(read_array(input, WHAT)?);
-        for _each in 0..count {
-            let [len] = read_array(input, WHAT)?;
-            let mut name = vec![0; usize::from(len)];
-            input.read_exact(&mut name).map_err(Error::reading(WHAT))?;
-            let name = String::from_utf8(name).map_err(|error| Error::malformed(WHAT, error))?;
-            receipt.names.insert(name, read_array(input, WHAT)?);
-        }
-        if !receipt.crates.is_sorted() {
-            return Err(Error::malformed(WHAT, "it is out of order"));
-        }
-        Ok(receipt)
+        receipt.crates.sort_unstable();
+        Ok((receipt, signed.id))
+    }
+
+    /// Writes what the store truly has, and remembers in the store that it did. Returns the
+    /// receipt's id.
+    pub(super) fn write(
+        store: &Store,
+        out: &mut File,
+        bundle: &str,
+        now: SystemTime,
+    ) -> Result<Id, Error> {
+        let mut section = holdings(store)?;
+        let manifest = Manifest {
+            orlop_receipt: FORMAT,
+            section: section.section,
+        };
+        let signed = Signed::new(manifest, None)?;
+        let mut archive = Writer::new(BufWriter::new(&mut *out));
+        signed.write(&mut archive)?;
+        section.copy_to(&mut archive, &Teller::silent())?;
+        archive.finish().map_err(Error::writing)?;
+        out.sync_all().map_err(Error::writing)?;
+        let fact = serde_json::json!({ "at": to_millis(now), "bundle": bundle });
+        let kept = vec![(
+            key(&signed.id.to_hex()),
+            Some(fact.to_string().into_bytes()),
+        )];
+        store.keep(Table::Imports, kept)?;
+        Ok(signed.id)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn some() -> Receipt {
-        let crates = (0..100u8)
-            .rev()
-            .map(|n| half(&Checksum::of(&[n])))
-            .collect();
-        let names = [("a".to_owned(), [1; 16]), ("b".to_owned(), [2; 16])];
-        Receipt::new(crates, names.into())
-    }
-
-    #[test]
-    fn a_receipt_reads_what_it_writes() {
-        let receipt = some();
-        let mut bytes = Vec::new();
-        let id = receipt.write(&mut bytes).expect("memory takes it");
-        let (read, read_id) = Receipt::read(bytes.as_slice()).expect("a good receipt");
-        assert_eq!((&read, read_id), (&receipt, id));
-        assert!(read.has_crate(&Checksum::of(&[7])));
-        assert!(!read.has_crate(&Checksum::of(&[107])));
-        assert!(read.has_name("a", &[1; 16]));
-        assert!(!read.has_name("a", &[2; 16]) && !read.has_name("c", &[1; 16]));
-    }
-
-    #[test]
-    fn a_receipt_that_was_changed_or_cut_is_refused() {
-        let mut bytes = Vec::new();
-        some().write(&mut bytes).expect("memory takes it");
-        for at in 0..bytes.len() {
-            assert!(Receipt::read(&bytes[..at]).is_err(), "cut at {at}");
-            let mut flipped = bytes.clone();
-            flipped[at] ^= 4;
-            assert!(Receipt::read(flipped.as_slice()).is_err(), "byte {at}");
+fn holdings(store: &Store) -> Result<Spooled<Holding>, Error> {
+    let mut section = SectionWriter::new(store)?;
+    let mut outcome = Ok(());
+    let mut put = |holding: Holding| {
+        if outcome.is_ok() {
+            outcome = section.put(&holding);
         }
-        assert!(matches!(
-            Receipt::read(&b"orlop receipt format 2\n"[..]),
-            Err(Error::Newer { found: 2, .. })
-        ));
-        assert!(matches!(
-            Receipt::read(&b"something else altogether"[..]),
-            Err(Error::Foreign { .. })
-        ));
-    }
+        match outcome {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    };
+    store.visit_blobs(&AtomicBool::new(false), |checksum, len| match len {
+        0 => ControlFlow::Continue(()),
+        _ => put(Holding::Crate(Digest::of(&checksum))),
+    })?;
+    store.names(|facts| match facts.has_snapshot {
+        true => put(Holding::Name(
+            facts.name.key().to_owned(),
+            Digest(facts.digest),
+        )),
+        false => ControlFlow::Continue(()),
+    })?;
+    outcome?;
+    section.finish()
+}
+
+fn key(id: &str) -> String {
+    format!("receipt/{id}")
+}
+
+/// Whether the store wrote the receipt with this id.
+pub(super) fn is_own(store: &Store, id: &str) -> bool {
+    let kept = store.kept(Table::Imports, &key(id));
+    kept.is_ok_and(|kept| kept.is_some())
 }

@@ -1,29 +1,37 @@
 //! The stream of a bundle, written and read from its first byte to its last: manifest, signature,
-//! sections, crate files, end.
+//! sections, crate files.
 #![warn(clippy::arithmetic_side_effects)]
 
 use std::{
     fs::File,
-    io::{Read, Write},
+    io::{self, Read, Write},
+    ops::Range,
 };
 
 use super::{
+    ImportPart,
     error::Error,
     format::{
-        END, END_BYTES, Id, IndexRecord, Manifest, SIGNATURE_BYTES, TableRow, id_of, read_array,
-        spec,
+        CrateRecord, FORMAT, Id, IndexRecord, MANIFEST, Manifest, ManifestSections, Record,
+        Section, Signed, expect_member, spec,
     },
     key::{PublicKey, SigningKey},
-    section::{Record, Spooled, pieces},
-    words::EventWords,
+    section::{Spooled, pieces},
 };
-use crate::{mirror::jobs::Teller, registry::checksum::Hasher};
+use crate::{
+    mirror::{
+        archive::{Reader, Writer},
+        jobs::Teller,
+    },
+    registry::checksum::Hasher,
+    store::Event,
+};
 
 /// What precedes the crate files.
 pub(super) struct Sections {
-    pub(super) table: Spooled<TableRow>,
+    pub(super) crates: Spooled<CrateRecord>,
     pub(super) index: Spooled<IndexRecord>,
-    pub(super) journal: Spooled<EventWords>,
+    pub(super) journal: Spooled<Event>,
 }
 
 /// What the manifest says that does not follow from the sections.
@@ -37,111 +45,117 @@ pub(super) struct Counts {
 }
 
 impl Sections {
-    /// The manifest over these sections.
-    pub(super) fn manifest(&self, counts: Counts, key: Option<&SigningKey>) -> Manifest {
-        Manifest {
+    /// Writes all that precedes the crate files.
+    pub(super) fn write(
+        &mut self,
+        out: &mut Writer<impl Write>,
+        counts: Counts,
+        key: Option<&SigningKey>,
+        teller: &Teller,
+    ) -> Result<Signed<Manifest>, Error> {
+        let manifest = Manifest {
+            orlop_bundle: FORMAT,
             public_key: key.map(SigningKey::public),
             base: counts.base,
             crates: counts.crates,
             crate_bytes: counts.crate_bytes,
             crates_left_out: counts.crates_left_out,
             names_left_out: counts.names_left_out,
-            table: self.table.section,
-            index: self.index.section,
-            journal: self.journal.section,
-        }
-    }
-
-    /// Writes all that precedes the crate files. Returns the bundle's id.
-    pub(super) fn write(
-        &mut self,
-        out: &mut impl Write,
-        manifest: &Manifest,
-        key: Option<&SigningKey>,
-        teller: &Teller,
-    ) -> Result<Id, Error> {
-        let signed = manifest.encode()?;
-        let signature = key.map_or_else(|| seal(&signed), |key| key.sign(&signed));
-        out.write_all(&signed).map_err(Error::writing)?;
-        out.write_all(&signature).map_err(Error::writing)?;
-        self.table.copy_to(out, teller)?;
+            sections: ManifestSections {
+                crates: self.crates.section,
+                index: self.index.section,
+                journal: self.journal.section,
+            },
+        };
+        let signed = Signed::new(manifest, key)?;
+        signed.write(out)?;
+        self.crates.copy_to(out, teller)?;
         self.index.copy_to(out, teller)?;
         self.journal.copy_to(out, teller)?;
-        Ok(id_of(&signed))
+        Ok(signed)
     }
-}
-
-/// What stands for the signature where nobody signs: it finds accidents, not lies.
-fn seal(signed: &[u8]) -> [u8; SIGNATURE_BYTES] {
-    let mut seal = [0; SIGNATURE_BYTES];
-    for (byte, of) in seal.iter_mut().zip(id_of(signed).as_bytes()) {
-        *byte = *of;
-    }
-    seal
-}
-
-/// Writes what ends a bundle.
-pub(super) fn write_end(out: &mut impl Write, manifest: &Manifest) -> Result<(), Error> {
-    let mut end = Vec::with_capacity(END_BYTES);
-    end.extend_from_slice(END);
-    end.extend_from_slice(&manifest.crates.to_le_bytes());
-    end.extend_from_slice(&manifest.crate_bytes.to_le_bytes());
-    out.write_all(&end).map_err(Error::writing)?;
-    out.flush().map_err(Error::writing)
 }
 
 /// Whose bundles are taken.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Trust {
     pub(super) keys: Vec<PublicKey>,
-    /// Whether those of nobody are.
+    /// Whether unsigned ones are.
     pub(super) unsigned: bool,
 }
 
 impl Trust {
-    fn check(
-        &self,
-        manifest: &Manifest,
-        signed: &[u8],
-        signature: &[u8; SIGNATURE_BYTES],
-    ) -> Result<(), Error> {
-        let Some(key) = manifest.public_key else {
-            if !self.unsigned {
-                return Err(Error::Unsigned);
-            }
-            if *signature != seal(signed) {
-                return Err(Error::altered("the manifest"));
-            }
-            return Ok(());
+    fn check(&self, signed: &Signed<Manifest>) -> Result<(), Error> {
+        let Some(key) = signed.manifest.public_key else {
+            return if self.unsigned {
+                Ok(())
+            } else {
+                Err(Error::Unsigned)
+            };
         };
+        let told = || key.to_string();
         if !self.keys.contains(&key) {
-            return Err(Error::Untrusted { key });
+            return Err(Error::Untrusted { key: told() });
         }
-        if !key.has_signed(signed, signature) {
-            return Err(Error::Signature { key });
+        if !signed.is_signed_by(&key) {
+            return Err(Error::Signature { key: told() });
         }
         Ok(())
     }
 }
 
-/// A bundle that is being read. Nothing is handed out that was not verified, but the pieces of a
-/// crate file: those count when the whole file does.
-pub(super) struct BundleReader<R> {
-    input: R,
-    pub(super) manifest: Manifest,
-    pub(super) id: Id,
+/// The archive of a bundle or a receipt, at its start.
+///
+/// # Errors
+/// Where it is something else.
+pub(super) fn begin<R: Read>(
+    mut input: R,
+    what: &'static str,
+) -> Result<Reader<io::Chain<io::Cursor<Vec<u8>>, R>>, Error> {
+    let mut start = Vec::new();
+    let limited = input.by_ref().take(MANIFEST.len() as u64);
+    let mut limited = limited;
+    limited
+        .read_to_end(&mut start)
+        .map_err(Error::reading(what))?;
+    // What is shorter than a header is something else, or a bundle that was cut short.
+    if !MANIFEST.as_bytes().starts_with(&start) {
+        return Err(Error::Foreign { what });
+    }
+    Ok(Reader::new(io::Cursor::new(start).chain(input)))
 }
 
-impl<R: Read> BundleReader<R> {
-    /// Reads the manifest and checks who signed it.
-    pub(super) fn open(mut input: R, trust: &Trust) -> Result<BundleReader<R>, Error> {
-        let (manifest, signed) = Manifest::read(&mut input)?;
-        let signature = read_array(&mut input, "the signature")?;
-        trust.check(&manifest, &signed, &signature)?;
+/// A bundle that is being read. Nothing is handed out that was not verified, but the pieces of a
+/// crate file: those count when the whole file does.
+pub(super) struct BundleReader<'a, R: Read> {
+    input: Reader<io::Chain<io::Cursor<Vec<u8>>, R>>,
+    pub(super) manifest: Manifest,
+    pub(super) id: Id,
+    /// The files that the bundle is cut into; none: it is in one piece.
+    parts: &'a [ImportPart],
+}
+
+impl<'a, R: Read> BundleReader<'a, R> {
+    /// Reads the manifest and checks its signature.
+    pub(super) fn open(
+        input: R,
+        parts: &'a [ImportPart],
+        trust: &Trust,
+    ) -> Result<BundleReader<'a, R>, Error> {
+        let mut input = begin(input, "a bundle").map_err(|error| match (error, parts) {
+            (Error::Foreign { .. }, [first, ..]) => Error::Parts(format!(
+                "`{}` is not the first part of a bundle: name all its parts",
+                first.name
+            )),
+            (error, _) => error,
+        })?;
+        let signed = Signed::<Manifest>::read(&mut input)?;
+        trust.check(&signed)?;
         Ok(BundleReader {
-            id: id_of(&signed),
             input,
-            manifest,
+            manifest: signed.manifest,
+            id: signed.id,
+            parts,
         })
     }
 
@@ -151,61 +165,102 @@ impl<R: Read> BundleReader<R> {
         scratch: &mut dyn FnMut() -> Result<File, Error>,
         teller: &Teller,
     ) -> Result<Sections, Error> {
-        let manifest = self.manifest.clone();
+        let sections = self.manifest.sections.clone();
         Ok(Sections {
-            table: self.section(manifest.table, scratch()?, teller)?,
-            index: self.section(manifest.index, scratch()?, teller)?,
-            journal: self.section(manifest.journal, scratch()?, teller)?,
+            crates: self.section(sections.crates, scratch()?, teller)?,
+            index: self.section(sections.index, scratch()?, teller)?,
+            journal: self.section(sections.journal, scratch()?, teller)?,
         })
     }
 
     fn section<T: Record>(
         &mut self,
-        section: super::format::Section,
+        section: Section,
         file: File,
         teller: &Teller,
     ) -> Result<Spooled<T>, Error> {
-        Spooled::take(&mut self.input, section, file, teller)
+        self.located(|input| Spooled::take(input, section, file, teller))
     }
 
-    /// Reads the crate file of a row, which must be the next, handing its pieces to `take`. They
-    /// were what the table says if it returns well.
+    /// Reads the crate file of a record, which must be next, and hands its pieces to `take`. It has
+    /// the checksum of the record if this returns well.
     pub(super) fn crate_file(
         &mut self,
-        row: &TableRow,
+        record: &CrateRecord,
         teller: &Teller,
         take: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let what = format!(
-            "the crate file of {}",
-            spec(&row.release.name, &row.release.version)
-        );
-        let mut hasher = Hasher::default();
-        let mut both = |piece: &[u8]| {
-            hasher.update(piece);
-            take(piece)
-        };
-        pieces(&mut self.input, row.len, &what, teller, &mut both)?;
-        if hasher.finish() == row.checksum {
-            return Ok(());
-        }
-        Err(Error::altered(what))
+        self.located(|input| {
+            let what = format!("the crate file of {}", spec(&record.name, &record.version));
+            let path = record.path();
+            expect_member(input, &path, record.size).map_err(|error| error.within(&what))?;
+            let mut hasher = Hasher::default();
+            let mut both = |piece: &[u8]| {
+                hasher.update(piece);
+                take(piece)
+            };
+            pieces(input, record.size, &what, teller, &mut both)?;
+            if hasher.finish() == record.sha256 {
+                return Ok(());
+            }
+            Err(Error::altered(what))
+        })
     }
 
     /// Reads the end, behind which there must be nothing.
     pub(super) fn end(mut self) -> Result<(), Error> {
-        const WHAT: &str = "the end of the bundle";
-        let mut expected = Vec::with_capacity(END_BYTES);
-        write_end(&mut expected, &self.manifest)?;
-        let end: [u8; END_BYTES] = read_array(&mut self.input, WHAT)?;
-        let mut more = [0; 1];
-        let rest = self.input.read(&mut more).map_err(Error::reading(WHAT))?;
-        if end.as_slice() == expected && rest == 0 {
-            return Ok(());
+        self.located(|input| {
+            let next = input.next_member().map_err(Error::reading("its end"))?;
+            if let Some(member) = next {
+                let why = format!("it has `{}`, which is not listed", member.path);
+                return Err(Error::malformed("the tar", why));
+            }
+            input.expect_eof().map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidData => Error::Trailing,
+                _ => Error::reading("its end")(error),
+            })
+        })
+    }
+
+    /// Adds to a failure in which parts its bytes are.
+    fn located<T>(
+        &mut self,
+        read: impl FnOnce(&mut Reader<io::Chain<io::Cursor<Vec<u8>>, R>>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let start = self.input.position();
+        let outcome = read(&mut self.input);
+        let end = self.input.position();
+        outcome.map_err(|error| locate(error, start..end.max(start.saturating_add(1)), self.parts))
+    }
+}
+
+fn locate(error: Error, bytes: Range<u64>, parts: &[ImportPart]) -> Error {
+    if parts.is_empty() || !error.is_damage() {
+        return error;
+    }
+    if let Error::Truncated { .. } = error
+        && let ([.., last], Some(first)) = (parts, parts.first())
+        && last.bytes == first.bytes
+    {
+        let next = parts.len().saturating_add(1);
+        return Error::Parts(format!(
+            "part {next} of the bundle is missing: name all its parts"
+        ));
+    }
+    let mut at: u64 = 0;
+    let mut files = Vec::new();
+    for part in parts {
+        let end = at.saturating_add(part.bytes);
+        if at < bytes.end && bytes.start < end {
+            files.push(format!("`{}`", part.name));
         }
-        if end.as_slice() == expected {
-            return Err(Error::Trailing);
-        }
-        Err(Error::altered(WHAT))
+        at = end;
+    }
+    if bytes.start >= at {
+        files.extend(parts.last().map(|last| format!("`{}`", last.name)));
+    }
+    Error::InParts {
+        files: files.join(" or "),
+        source: Box::new(error),
     }
 }

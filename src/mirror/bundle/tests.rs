@@ -1,7 +1,7 @@
 //! Whole bundles: what goes in comes out, a delta brings the rest, and no byte can be changed.
 
 use std::{
-    io::Seek as _,
+    io::{Read as _, Seek as _},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -15,19 +15,21 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{
-    ExportReport, ImportReport,
+    ExportReport, ImportPart, ImportReport,
     error::Error,
     export::Export,
-    format::{Id, TableRow},
-    import::{Import, write_receipt},
+    format::{CrateRecord, Digest, Id, IndexRecord},
+    import::Import,
     key::SigningKey,
     receipt::Receipt,
     section::SectionWriter,
-    stream::Trust,
+    stream::{Counts, Sections, Trust},
 };
 use crate::{
     mirror::{
+        archive::{PUBLIC, Reader, Writer},
         jobs::{Fault, Teller},
+        lines::ExactBytes,
         select::Chosen,
     },
     registry::{Checksum, CrateName, IndexFile, Release},
@@ -154,6 +156,7 @@ impl Place {
         Import {
             store: &self.store,
             trust,
+            parts: &[],
             dry_run: false,
             now: at(1000),
             teller: &Teller::silent(),
@@ -181,10 +184,21 @@ impl Place {
     }
 
     fn receipt(&self) -> (Receipt, Id) {
+        let bytes = self.write_receipt();
+        self.read_receipt(&bytes).expect("a good receipt")
+    }
+
+    fn write_receipt(&self) -> Vec<u8> {
         let mut file = self.store.scratch().expect("a file");
-        write_receipt(&self.store, &mut file, "some", at(0)).expect("written");
+        Receipt::write(&self.store, &mut file, "some", at(0)).expect("written");
         file.rewind().expect("a file can be rewound");
-        Receipt::read(file).expect("a good receipt")
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).expect("it can be read");
+        bytes
+    }
+
+    fn read_receipt(&self, bytes: &[u8]) -> Result<(Receipt, Id), Error> {
+        Receipt::read(bytes, &self.store, &Teller::silent())
     }
 
     /// All that clients could see of the names and crate files.
@@ -213,14 +227,6 @@ fn trust() -> Trust {
         keys: vec![SigningKey::of_seed(7).public()],
         unsigned: false,
     }
-}
-
-/// Enough for several parts.
-pub(super) fn small_bundle() -> Vec<u8> {
-    let place = place();
-    place.publish("large", &["1.0.0"], 20_000, 1);
-    place.hold("large", "1.0.0", 20_000);
-    place.export()
 }
 
 #[test]
@@ -447,7 +453,7 @@ fn a_disk_without_room_is_told_before_anything_is_taken() {
     assert!(matches!(error, Error::NoRoom { .. }), "{error:?}");
     let said = error.to_string();
     assert!(
-        said.contains("needs 31459") && said.contains("2097152 may"),
+        said.contains("needs 3145") && said.contains("2097152 may"),
         "{said}"
     );
     assert_eq!(to.store.totals().blobs, 0);
@@ -455,15 +461,23 @@ fn a_disk_without_room_is_told_before_anything_is_taken() {
     assert!(matches!(to.import(&bundle), Err(Error::NoRoom { .. })));
 
     free.store(2 << 20, Relaxed);
-    let mut section = SectionWriter::<TableRow>::new(&to.store).expect("there is room");
+    let mut section = SectionWriter::<IndexRecord>::new(&to.store).expect("there is room");
     free.store(0, Relaxed);
     let mut noise = vec![0; 1 << 20];
     let mut rng = fastrand::Rng::with_seed(7);
     let mut put = || {
         rng.fill(&mut noise);
-        section.put(|out| out.write_all(&noise).map_err(Error::writing))
+        section.put(&IndexRecord {
+            name: name("noise"),
+            etag: None,
+            last_modified: None,
+            seen: 0,
+            gone: false,
+            left_out: None,
+            file: Some(ExactBytes(noise.clone().into())),
+        })
     };
-    assert!((0..8).any(|_at| matches!(put(), Err(Error::Store { .. }))));
+    assert!((0..16).any(|_at| matches!(put(), Err(Error::Store { .. }))));
 }
 
 #[test]
@@ -559,36 +573,242 @@ fn what_is_wrong_is_said() {
     let bundle = place().fill().export();
     let to = place();
     let said = |bytes: &[u8]| to.import(bytes).expect_err("refused").to_string();
-    let newer = [b"orlop bundle format 2\n", &bundle[22..]].concat();
     assert_eq!(
-        said(&newer),
+        said(&replaced(
+            &bundle,
+            "\"orlop_bundle\": 1",
+            "\"orlop_bundle\": 2"
+        )),
         "this is a bundle of format 2, and this build reads up to 1"
     );
     assert_eq!(
         said(b"PK\x03\x04 a zip file, it seems"),
         "this is not a bundle of orlop"
     );
+    let mut tar = Writer::new(Vec::new());
+    tar.member("Cargo.toml", PUBLIC, b"[package]")
+        .expect("written");
+    let tar = tar.finish().expect("written");
+    assert_eq!(said(&tar), "this is not a bundle of orlop");
     assert_eq!(said(b""), "it is cut short: it ends within a bundle");
+    let cut = said(&bundle[..bundle.len() - 1024 - 400]);
+    assert!(
+        cut.contains("within the crate file of gamma-ray@2.0.1"),
+        "{cut}"
+    );
     let cut = said(&bundle[..bundle.len() - 100]);
-    assert!(cut.contains("the crate file of gamma-ray@2.0.1"), "{cut}");
+    assert_eq!(cut, "it is cut short: it ends within its end");
     let mut altered = bundle.clone();
-    let inside = altered.len() - 500;
+    let inside = altered.len() - 1024 - 500;
     altered[inside] ^= 1;
     let altered = said(&altered);
     assert!(
         altered.contains("the crate file of gamma-ray@2.0.1 was altered"),
         "{altered}"
     );
-    let mut manifest = bundle.clone();
-    let digit = bundle
-        .windows(9)
-        .position(|window| window == b"\"crates\":")
+    let manifest = replaced(&bundle, "\"crates\": 4", "\"crates\": 5");
+    assert!(said(&manifest).contains("its numbers do not fit together"));
+    let manifest = replaced(&bundle, "\"crate_bytes\": 1", "\"crate_bytes\": 2");
+    assert!(matches!(to.import(&manifest), Err(Error::Signature { .. })));
+}
+
+fn replaced(bundle: &[u8], from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let at = bundle
+        .windows(from.len())
+        .position(|window| window == from.as_bytes())
         .expect("it is there");
-    manifest[digit + 9] ^= 1;
+    let mut bundle = bundle.to_vec();
+    bundle[at..at + to.len()].copy_from_slice(to.as_bytes());
+    bundle
+}
+
+/// The members of a bundle, and the same ones otherwise.
+fn rewritten(bundle: &[u8], change: impl FnOnce(&mut Vec<(String, Vec<u8>)>)) -> Vec<u8> {
+    let mut reader = Reader::new(bundle);
+    let mut members = Vec::new();
+    while let Some(member) = reader.next_member().expect("a good bundle") {
+        let mut body = Vec::new();
+        reader.read_to_end(&mut body).expect("a good bundle");
+        members.push((member.path, body));
+    }
+    change(&mut members);
+    let mut writer = Writer::new(Vec::new());
+    for (path, body) in members {
+        writer.member(&path, PUBLIC, &body).expect("written");
+    }
+    writer.finish().expect("written")
+}
+
+#[test]
+fn members_that_are_missing_added_doubled_or_out_of_order_are_told() {
+    let bundle = place().fill().export();
+    let to = place();
+    let refused = |word: &str, change: &dyn Fn(&mut Vec<(String, Vec<u8>)>)| {
+        let error = to.import(&rewritten(&bundle, change)).expect_err(word);
+        assert!(error.to_string().contains(word), "{word}: {error}");
+        assert_eq!(error.into_job("x").fault, Fault::Damaged);
+        assert_eq!(to.store.totals().names, 0);
+    };
+    let first = "crates/alpha-1.0.0.crate";
+    refused(
+        &format!("it has `evil` where `{first}` is listed"),
+        &|members| {
+            members.insert(5, ("evil".to_owned(), b"bytes".to_vec()));
+        },
+    );
+    refused("it has `evil`, which is not listed", &|members| {
+        members.push(("evil".to_owned(), b"bytes".to_vec()));
+    });
+    refused("it has `manifest.json`, which is not listed", &|members| {
+        members.push(members[0].clone());
+    });
+    refused(
+        "it has `index.jsonl.zst` where `crates.jsonl.zst` is listed",
+        &|members| {
+            members.swap(2, 3);
+        },
+    );
+    refused("`crates/gamma-ray-2.0.1.crate` is missing", &|members| {
+        drop(members.pop());
+    });
+    refused(
+        &format!("`{first}` has another length than is listed"),
+        &|members| {
+            members[5].1.push(0);
+        },
+    );
+    refused("`manifest.sig` has another length", &|members| {
+        members[1].1.push(0);
+    });
+    let unsigned = to.import(&rewritten(&bundle, |members| {
+        members[1].0 = "manifest.sha256".to_owned();
+    }));
+    let said = unsigned.expect_err("there is no signature").to_string();
+    assert!(said.contains("where `manifest.sig` is listed"), "{said}");
+}
+
+#[test]
+fn a_list_that_names_a_crate_file_twice_is_refused() {
+    let from = place().fill();
+    let mut records = SectionWriter::<CrateRecord>::new(&from.store).expect("room");
+    for _twice in 0..2 {
+        let bytes = body("Beta", "0.1.0", 20);
+        let record = CrateRecord {
+            name: name("Beta"),
+            version: "0.1.0".parse().expect("a version"),
+            sha256: Checksum::of(&bytes),
+            size: 20,
+            left_out: false,
+        };
+        records.put(&record).expect("written");
+    }
+    let key = SigningKey::of_seed(7);
+    let mut sections = Sections {
+        crates: records.finish().expect("written"),
+        index: SectionWriter::new(&from.store)
+            .expect("room")
+            .finish()
+            .expect("written"),
+        journal: SectionWriter::new(&from.store)
+            .expect("room")
+            .finish()
+            .expect("written"),
+    };
+    let counts = Counts {
+        crates: 2,
+        crate_bytes: 40,
+        ..Counts::default()
+    };
+    let mut out = Writer::new(Vec::new());
+    let written = sections.write(&mut out, counts, Some(&key), &Teller::silent());
+    drop(written.expect("written"));
+    let bundle = out.finish().expect("written");
+    let said = place().import(&bundle).expect_err("refused").to_string();
+    assert!(said.contains("or one is listed twice"), "{said}");
+}
+
+#[test]
+fn damage_of_a_bundle_in_parts_is_told_by_the_part() {
+    let bundle = place().fill().export();
+    let to = place();
+    let parts: Vec<ImportPart> = bundle
+        .chunks(1500)
+        .zip(1..)
+        .map(|(piece, number)| ImportPart {
+            name: format!("b.{number:03}"),
+            bytes: piece.len() as u64,
+        })
+        .collect();
+    let told = |bytes: &[u8], parts: &[ImportPart]| {
+        let import = Import {
+            store: &to.store,
+            trust: &trust(),
+            parts,
+            dry_run: false,
+            now: at(1000),
+            teller: &Teller::silent(),
+        };
+        import.read(bytes).expect_err("refused")
+    };
+    // The last crate file of 700 bytes, which stands before the end.
+    let mut altered = bundle.clone();
+    let inside = altered.len() - 1024 - 500;
+    altered[inside] ^= 1;
+    let error = told(&altered, &parts);
+    let part = format!("`b.{:03}`", inside / 1500 + 1);
+    assert!(error.to_string().contains(&part), "{part}: {error}");
+    assert!(!error.to_string().contains("`b.001`"), "{error}");
+    assert_eq!(error.into_job("x").fault, Fault::Damaged);
+
+    let missing = told(&bundle[..3000], &parts[..2]);
+    let said = "part 3 of the bundle is missing: name all its parts";
+    assert_eq!(missing.to_string(), said);
+    assert_eq!(missing.into_job("x").fault, Fault::Usage);
+
+    let last = parts.len() - 1;
+    let cut = told(&bundle[..bundle.len() - 10], &parts);
+    assert!(cut.to_string().contains(&parts[last].name), "{cut}");
+    let second = told(&bundle[1500..], &parts[1..]);
+    assert!(
+        second.to_string().contains("`b.002` is not the first part"),
+        "{second}"
+    );
+}
+
+#[test]
+fn a_receipt_has_what_is_there_and_nothing_else() {
+    let place = place().fill();
+    let (receipt, _id) = place.receipt();
+    assert!(receipt.has_crate(&Checksum::of(&body("Beta", "0.1.0", 20))));
+    assert!(!receipt.has_crate(&Checksum::of(&body("gamma-ray", "2.0.0", 700))));
+    let facts = place.store.entry(&name("Beta")).expect("readable");
+    let digest = Digest(facts.expect("it is there").digest);
+    assert!(receipt.has_name("beta", digest));
+    assert!(!receipt.has_name("alpha", digest) && !receipt.has_name("c", digest));
+}
+
+#[test]
+fn a_receipt_that_was_changed_or_cut_is_refused() {
+    let place = place().fill();
+    let bytes = place.write_receipt();
+    for at in 0..bytes.len() {
+        assert!(place.read_receipt(&bytes[..at]).is_err(), "cut at {at}");
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 4;
+        assert!(place.read_receipt(&flipped).is_err(), "byte {at}");
+    }
+    let newer = replaced(&bytes, "\"orlop_receipt\": 1", "\"orlop_receipt\": 2");
     assert!(matches!(
-        to.import(&manifest),
-        Err(Error::Signature { .. } | Error::Malformed { .. })
+        place.read_receipt(&newer),
+        Err(Error::Newer { found: 2, .. })
     ));
+    for foreign in [&b"something else altogether"[..], &place.export()] {
+        assert!(matches!(
+            place.read_receipt(foreign),
+            Err(Error::Foreign { what: "a receipt" })
+        ));
+    }
 }
 
 #[test]
@@ -596,7 +816,8 @@ fn an_import_that_was_cut_short_goes_on_where_it_was() {
     let from = place().fill();
     let bundle = from.export();
     let to = place();
-    to.import(&bundle[..bundle.len() - 100]).expect_err("cut");
+    to.import(&bundle[..bundle.len() - 1024 - 400])
+        .expect_err("cut");
     assert_eq!((to.store.totals().names, to.store.totals().blobs), (0, 3));
     let taken = to.import(&bundle).expect("a good bundle");
     assert_eq!((taken.crates_held, taken.crates), (3, 1));
@@ -611,6 +832,7 @@ fn a_dry_run_verifies_and_leaves_nothing() {
         Import {
             store: &to.store,
             trust: &trust(),
+            parts: &[],
             dry_run: true,
             now: at(0),
             teller: &Teller::silent(),
@@ -621,7 +843,7 @@ fn a_dry_run_verifies_and_leaves_nothing() {
     assert_eq!((report.names, report.crates), (3, 4));
     assert_eq!((to.store.totals().names, to.store.totals().blobs), (0, 0));
     let mut altered = bundle.clone();
-    let inside = altered.len() - 500;
+    let inside = altered.len() - 1024 - 500;
     altered[inside] ^= 1;
     assert!(run(&altered).is_err());
 }
