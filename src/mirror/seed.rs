@@ -1,12 +1,18 @@
 //! Taking in what a lab already has: crate files out of caches, vendor folders and other mirrors.
 //!
-//! The command walks the folder and sends frames over a pipe; the job believes nothing of them. A
-//! frame is 4 bytes of length (little-endian, at most 4 MiB), a head as JSON ([`Head`]), and as many
-//! bytes as the head's `len` says. A crate file is taken where its sha256 is the one that the index
-//! gives, or gave, to one of the releases that it may be.
+//! The command walks the folder and sends a tar over a pipe; the job believes nothing of it:
+//!
+//! ```text
+//! group.json     what comes next, and what was found and cannot be taken ([`Group`])
+//! index/NAME     an index file that was found in the folder
+//! crate          a crate file of the group, in its order; the members repeat
+//! ```
+//!
+//! A crate file is taken where its sha256 is the one that the index gives, or gave, to one of the
+//! releases that it may be.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     fs::File,
     io::{self, BufReader, Read},
     time::UNIX_EPOCH,
@@ -18,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Error, Mirror,
+    archive::Reader,
     backup::one_file,
     jobs::{Fault, Files, JobError, Teller, Unit},
     patient::Patient,
@@ -27,8 +34,17 @@ use crate::{
     store::{Change, Reservation, Validators},
 };
 
-/// The longest head.
-const MOST_HEAD_BYTES: usize = 4 << 20;
+/// The member that begins a group.
+pub const GROUP: &str = "group.json";
+
+/// Where the index files of a group are.
+pub const INDEX: &str = "index/";
+
+/// A crate file of a group.
+pub const CRATE: &str = "crate";
+
+/// The longest [`Group`].
+const MAX_GROUP_BYTES: u64 = 4 << 20;
 
 /// The longest index file that is taken from a folder.
 pub const MOST_INDEX_BYTES: u64 = 64 << 20;
@@ -44,7 +60,7 @@ const MOST_LISTED: usize = 10_000;
 
 const BUFFER: usize = 256 << 10;
 
-/// What to take in. One file: the reading end of a pipe, for a stream of frames.
+/// What to take in. One file: the reading end of a pipe, for a tar.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct SeedRequest {
     /// How many crate files will come, for the progress.
@@ -52,45 +68,40 @@ pub struct SeedRequest {
     pub files: u64,
 }
 
-/// What a frame says.
+/// Some files of a folder.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// The crates that the files may be of.
+    pub names: Vec<String>,
+    /// The crate files that follow.
+    pub crates: Vec<FoundCrate>,
+    /// What was found and cannot be taken.
+    pub refused: Vec<FoundMisfit>,
+}
+
+/// A crate file that was found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum Head {
-    /// Crates of which files come next.
-    Names {
-        /// Their names.
-        names: Vec<String>,
-    },
-    /// An index file that was found in the folder.
-    Index {
-        /// The crate.
-        name: String,
-        /// Its length.
-        len: u64,
-    },
-    /// A crate file.
-    Crate {
-        /// Where it was found.
-        path: String,
-        /// Its length.
-        len: u64,
-        /// Its sha256.
-        sha256: String,
-        /// The names and versions that it may have.
-        releases: Vec<(String, String)>,
-    },
-    /// Something that was found and cannot be taken.
-    Refused {
-        /// Where it was found.
-        path: String,
-        /// Why not.
-        why: Refusal,
-        /// Which release it is, as `NAME@=VERSION`, where that is known.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        release: Option<String>,
-    },
-    /// All is sent.
-    End,
+#[serde(deny_unknown_fields)]
+pub struct FoundCrate {
+    /// Where.
+    pub path: String,
+    /// Its sha256.
+    pub sha256: Checksum,
+    /// The names and versions that it may have.
+    pub releases: Vec<(String, String)>,
+}
+
+/// Something that was found and cannot be taken.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FoundMisfit {
+    /// Where.
+    pub path: String,
+    /// Why not.
+    pub why: Refusal,
+    /// Which release it is, as `NAME@=VERSION`, where that is known.
+    pub release: Option<String>,
 }
 
 /// Why something does not fit.
@@ -214,30 +225,37 @@ struct Seeding<'a> {
 }
 
 impl Seeding<'_> {
-    fn run(mut self, mut input: impl Read) -> Result<SeedReport, JobError> {
+    fn run(mut self, input: impl Read) -> Result<SeedReport, JobError> {
         self.teller
             .phase("taking crate files in", Unit::Crates, Some(self.total));
-        loop {
+        let mut input = Reader::new(input);
+        let mut coming = VecDeque::new();
+        while let Some(member) = input.next_member().map_err(|error| broke_off(&error))? {
             self.teller.go_on()?;
-            match read_head(&mut input).map_err(|error| broke_off(&error))? {
-                Head::Names { names } => self.ask_for(&names),
-                Head::Index { name, len } => self.take_index(&name, len, &mut input)?,
-                Head::Crate {
-                    path,
-                    len,
-                    sha256,
-                    releases,
-                } => self.take_crate(path, len, &sha256, &releases, &mut input)?,
-                Head::Refused { path, why, release } => {
-                    self.note_vendored(why, release);
-                    self.refuse(path, why);
-                }
-                Head::End => break,
+            if member.path == GROUP {
+                coming = self.begin_group(&mut input)?;
+            } else if let Some(name) = member.path.strip_prefix(INDEX) {
+                self.take_index(name, member.len, &mut input)?;
+            } else {
+                let found = coming.pop_front().filter(|_| member.path == CRATE);
+                let unknown = || broke_off(&io::Error::other("a file came that is in no group"));
+                self.take_crate(found.ok_or_else(unknown)?, member.len, &mut input)?;
             }
         }
         self.commit()?;
         self.told();
         Ok(self.report)
+    }
+
+    fn begin_group(&mut self, input: &mut impl Read) -> Result<VecDeque<FoundCrate>, JobError> {
+        let group = serde_json::from_reader(input.take(MAX_GROUP_BYTES));
+        let group: Group = group.map_err(|error| broke_off(&error.into()))?;
+        self.ask_for(&group.names);
+        for misfit in group.refused {
+            self.note_vendored(misfit.why, misfit.release);
+            self.refuse(misfit.path, misfit.why);
+        }
+        Ok(group.crates.into())
     }
 
     fn told(&self) {
@@ -301,30 +319,16 @@ impl Seeding<'_> {
 
     fn take_crate(
         &mut self,
-        path: String,
+        found: FoundCrate,
         len: u64,
-        sha256: &str,
-        releases: &[(String, String)],
-        input: &mut impl Read,
+        body: &mut impl Read,
     ) -> Result<(), JobError> {
         self.done += 1;
-        let mut body = input.take(len);
-        let outcome = match sha256.parse::<Checksum>() {
-            Ok(checksum) => self
-                .find(&checksum, releases)?
-                .map(|found| (found, checksum)),
-            Err(_invalid) => Err(Refusal::NotACrate),
-        };
-        match outcome {
-            Err(why) => self.refuse(path, why),
-            Ok((_, checksum)) if self.holds(&checksum)? => self.report.held += 1,
-            Ok((release, checksum)) => self.receive(path, release, &checksum, len, &mut body)?,
-        }
-        // Of what is not taken, the bytes are on their way all the same.
-        let rest = io::copy(&mut body, &mut io::sink());
-        rest.map_err(|error| broke_off(&error))?;
-        if body.limit() > 0 {
-            return Err(broke_off(&io::ErrorKind::UnexpectedEof.into()));
+        let checksum = found.sha256;
+        match self.find(&checksum, &found.releases)? {
+            Err(why) => self.refuse(found.path, why),
+            Ok(_) if self.holds(&checksum)? => self.report.held += 1,
+            Ok(release) => self.receive(found.path, release, &checksum, len, body)?,
         }
         if self.done.is_multiple_of(32) {
             self.told();
@@ -484,28 +488,6 @@ fn nearness(why: Refusal) -> u8 {
         Refusal::UnknownCrate => 1,
         Refusal::NotACrate | Refusal::Vendored | Refusal::Unreadable => 0,
     }
-}
-
-fn read_head(input: &mut impl Read) -> io::Result<Head> {
-    let mut length = [0; 4];
-    input.read_exact(&mut length)?;
-    let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
-    if length > MOST_HEAD_BYTES {
-        return Err(io::Error::other("a head is too long"));
-    }
-    let mut text = vec![0; length];
-    input.read_exact(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
-}
-
-/// A head as the stream has it.
-///
-/// # Errors
-/// For one that is too long.
-pub fn encode(head: &Head) -> io::Result<Vec<u8>> {
-    let text = serde_json::to_vec(head)?;
-    let length = u32::try_from(text.len()).map_err(io::Error::other)?;
-    Ok([&length.to_le_bytes()[..], &text].concat())
 }
 
 fn broke_off(error: &io::Error) -> JobError {

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io::{self, BufWriter, Read, Write},
+    io::{self, BufWriter, Read, Seek as _, Write},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
@@ -20,8 +20,12 @@ use crate::{
         job::{self, JobArgs, printed},
     },
     mirror::{
+        archive::{PUBLIC, Writer},
         jobs::{Fault, JobError, Request},
-        seed::{Head, MOST_INDEX_BYTES, Refusal, SeedReport, SeedRequest, encode},
+        seed::{
+            CRATE, FoundCrate, FoundMisfit, GROUP, Group, INDEX, MOST_INDEX_BYTES, Refusal,
+            SeedReport, SeedRequest,
+        },
     },
     registry::{CrateName, layout::parse_index_path, release::parse_version},
 };
@@ -29,8 +33,8 @@ use crate::{
 /// How deep folders are looked into.
 const DEPTH: usize = 32;
 
-/// Crate files whose index entries are asked for together.
-const GROUP: usize = 64;
+/// Crate files whose index entries are asked for together. All of them are open meanwhile.
+const GROUP_FILES: usize = 64;
 
 /// Entries of a folder that are taken and sorted together: a cache may have 300,000 files in one.
 const CHUNK: usize = 1024;
@@ -255,73 +259,69 @@ fn vendored_release(dir: &Path) -> Option<String> {
 /// Sends what a folder has, as it is found.
 fn send(dir: &Path, roots: &BTreeSet<PathBuf>, pipe: File) -> io::Result<()> {
     let mut sender = Sender {
-        out: BufWriter::with_capacity(1 << 18, pipe),
+        out: Writer::new(BufWriter::with_capacity(1 << 18, pipe)),
         roots,
-        group: Vec::with_capacity(GROUP),
+        group: Group::default(),
+        files: Vec::new(),
     };
     walk(dir, DEPTH, &mut |item| sender.take(item))?;
     sender.send_group()?;
-    sender.head(&Head::End)?;
-    sender.out.flush()
+    sender.out.finish().map(drop)
 }
 
 struct Sender<'a> {
-    out: BufWriter<File>,
+    out: Writer<BufWriter<File>>,
     roots: &'a BTreeSet<PathBuf>,
-    group: Vec<PathBuf>,
+    group: Group,
+    /// The files of the crates in the group, and their lengths.
+    files: Vec<(File, u64)>,
 }
 
 impl Sender<'_> {
-    fn head(&mut self, head: &Head) -> io::Result<()> {
-        self.out.write_all(&encode(head)?)
-    }
-
     fn take(&mut self, item: Item) -> io::Result<()> {
         match item {
-            Item::Crate(path) => {
-                self.group.push(path);
-                if self.group.len() < GROUP {
-                    return Ok(());
+            Item::Crate(path) => match look(&path) {
+                Ok((found, file, len)) => {
+                    self.group.crates.push(found);
+                    self.files.push((file, len));
                 }
-                self.send_group()
+                Err(_) => self.refuse(&path, Refusal::Unreadable, None),
+            },
+            Item::Vendored(path) => {
+                self.refuse(&path, Refusal::Vendored, vendored_release(&path));
             }
-            Item::Vendored(path) => self.head(&Head::Refused {
-                release: vendored_release(&path),
-                path: path.display().to_string(),
-                why: Refusal::Vendored,
-            }),
-            Item::Unreadable(path) => self.head(&unreadable(&path)),
-            Item::IndexBelow(_) => Ok(()),
+            Item::Unreadable(path) => self.refuse(&path, Refusal::Unreadable, None),
+            Item::IndexBelow(_) => {}
         }
+        if self.files.len().max(self.group.refused.len()) < GROUP_FILES {
+            return Ok(());
+        }
+        self.send_group()
+    }
+
+    fn refuse(&mut self, path: &Path, why: Refusal, release: Option<String>) {
+        let path = path.display().to_string();
+        self.group.refused.push(FoundMisfit { path, why, release });
     }
 
     fn send_group(&mut self) -> io::Result<()> {
-        let group = std::mem::take(&mut self.group);
-        let looked: Vec<_> = group.iter().map(|path| (path, look(path))).collect();
-        let names: BTreeSet<String> = looked
-            .iter()
-            .filter_map(|(_, looked)| looked.as_ref().ok())
-            .flat_map(|looked| looked.releases.iter().map(|(name, _)| name.clone()))
-            .collect();
-        let names: Vec<String> = names.into_iter().collect();
-        self.head(&Head::Names {
-            names: names.clone(),
-        })?;
-        for name in &names {
+        let mut group = std::mem::take(&mut self.group);
+        let releases = group.crates.iter().flat_map(|found| &found.releases);
+        let names: BTreeSet<&String> = releases.map(|(name, _version)| name).collect();
+        group.names = names.into_iter().cloned().collect();
+        self.out
+            .member(GROUP, PUBLIC, &serde_json::to_vec(&group)?)?;
+        for name in &group.names {
             send_index(name, self.roots, &mut self.out)?;
         }
-        for (path, looked) in looked {
-            send_crate(path, looked, &mut self.out)?;
+        for (file, len) in self.files.drain(..) {
+            self.out.begin(CRATE, PUBLIC, len)?;
+            let sent = io::copy(&mut file.take(len), &mut self.out)?;
+            // One that became shorter is filled up, and refused for its checksum.
+            let missing = len.saturating_sub(sent);
+            io::copy(&mut io::repeat(0).take(missing), &mut self.out)?;
         }
         Ok(())
-    }
-}
-
-fn unreadable(path: &Path) -> Head {
-    Head::Refused {
-        path: path.display().to_string(),
-        why: Refusal::Unreadable,
-        release: None,
     }
 }
 
@@ -343,21 +343,16 @@ fn index_root(path: &Path) -> Option<PathBuf> {
     })
 }
 
-struct Looked {
-    len: u64,
-    sha256: String,
-    releases: Vec<(String, String)>,
-}
-
 /// Reads a crate file once for its hash, and its first name.
-fn look(path: &Path) -> io::Result<Looked> {
-    let (sum, len) = hash(&mut File::open(path)?, &mut |_| Ok(()))?;
+fn look(path: &Path) -> io::Result<(FoundCrate, File, u64)> {
+    let mut file = File::open(path)?;
+    let (sha256, len) = hash(&mut file, &mut |_| Ok(()))?;
     let mut releases = Vec::new();
     let stem = path.file_stem().and_then(|stem| stem.to_str());
     for text in stem
         .into_iter()
         .map(ToOwned::to_owned)
-        .chain(top_folder(path))
+        .chain(top_folder(&mut file))
     {
         for split in splits(&text) {
             if !releases.contains(&split) {
@@ -365,18 +360,21 @@ fn look(path: &Path) -> io::Result<Looked> {
             }
         }
     }
-    Ok(Looked {
-        len,
-        sha256: sum.to_hex(),
+    file.rewind()?;
+    let found = FoundCrate {
+        path: path.display().to_string(),
+        sha256,
         releases,
-    })
+    };
+    Ok((found, file, len))
 }
 
 /// The folder that everything in a crate file lies in, `NAME-VERSION`, out of the first header of
 /// its tar: 100 bytes, ended by a zero.
-fn top_folder(path: &Path) -> Option<String> {
+fn top_folder(file: &mut File) -> Option<String> {
     let mut header = [0; 100];
-    let mut tar = GzDecoder::new(File::open(path).ok()?);
+    file.rewind().ok()?;
+    let mut tar = GzDecoder::new(file);
     tar.read_exact(&mut header).ok()?;
     let text = header.split(|byte| *byte == 0).next()?;
     let text = str::from_utf8(text).ok()?;
@@ -395,26 +393,11 @@ fn splits(text: &str) -> Vec<(String, String)> {
     dashes.filter_map(split).collect()
 }
 
-fn send_crate(path: &Path, looked: io::Result<Looked>, out: &mut impl Write) -> io::Result<()> {
-    let shown = path.display().to_string();
-    let opened = looked.and_then(|looked| Ok((looked, File::open(path)?)));
-    let Ok((looked, file)) = opened else {
-        return out.write_all(&encode(&unreadable(path))?);
-    };
-    let head = Head::Crate {
-        path: shown,
-        len: looked.len,
-        sha256: looked.sha256,
-        releases: looked.releases,
-    };
-    out.write_all(&encode(&head)?)?;
-    let sent = io::copy(&mut file.take(looked.len), out)?;
-    // One that became shorter is filled up, and refused for its checksum.
-    let missing = looked.len.saturating_sub(sent);
-    io::copy(&mut io::repeat(0).take(missing), out).map(drop)
-}
-
-fn send_index(name: &str, roots: &BTreeSet<PathBuf>, out: &mut impl Write) -> io::Result<()> {
+fn send_index(
+    name: &str,
+    roots: &BTreeSet<PathBuf>,
+    out: &mut Writer<impl Write>,
+) -> io::Result<()> {
     let Ok(place) = CrateName::parse(name).map(|name| name.index_path()) else {
         return Ok(());
     };
@@ -429,13 +412,7 @@ fn send_index(name: &str, roots: &BTreeSet<PathBuf>, out: &mut impl Write) -> io
     if read.is_err() {
         return Ok(());
     }
-    let lines = lines_of(bytes);
-    let head = Head::Index {
-        name: name.to_owned(),
-        len: lines.len() as u64,
-    };
-    out.write_all(&encode(&head)?)?;
-    out.write_all(&lines)
+    out.member(&format!("{INDEX}{name}"), PUBLIC, &lines_of(bytes))
 }
 
 /// The lines of an index file, be it one as registries have it or one of cargo's cache: a byte of
