@@ -339,7 +339,7 @@ fn the_key_the_sets_and_the_pins_come_back() {
     }
     assert_eq!(mode(&dir), 0o700);
     // It has the addresses of clients.
-    assert_eq!(mode(&dir.join("kept.gz")), 0o600);
+    assert_eq!(mode(&dir.join("kept.jsonl.zst")), 0o600);
 }
 
 #[test]
@@ -585,7 +585,7 @@ fn a_backup_that_is_damaged_or_half_made_is_refused_by_name() {
     try_it(&["incomplete", "orlop backup"], 4);
     fs::remove_file(&mark).expect("gone");
 
-    for name in ["journal", "index.gz"] {
+    for name in ["journal", "index.jsonl.zst"] {
         let path = dir.join(name);
         spoil(&path);
         let data = try_it(&[name, "damaged"], 4);
@@ -681,9 +681,9 @@ fn falsify(dir: &Path, name: &str, bytes: &[u8]) {
 fn a_store_whose_index_is_not_back_yet_is_refused_and_restored_anew() {
     let (place, dir, setup) = backed_up();
     let manifest = fs::read(dir.join("MANIFEST")).expect("a manifest");
-    let index = fs::read(dir.join("index.gz")).expect("a dump");
+    let index = fs::read(dir.join("index.jsonl.zst")).expect("a dump");
     // The files are laid out well, and giving the index back ends in its middle.
-    falsify(&dir, "index.gz", &index[..index.len() / 2]);
+    falsify(&dir, "index.jsonl.zst", &index[..index.len() / 2]);
     let data = place.path().join("data");
     restore(&setup, &dir, &data).refused(4, &["half restored", "again"]);
     for words in [&["serve"][..], &["pin"], &["verify"]] {
@@ -693,7 +693,7 @@ fn a_store_whose_index_is_not_back_yet_is_refused_and_restored_anew() {
         outcome.refused(4, &["RESTORE-INCOMPLETE", "orlop restore"]);
     }
     fs::write(dir.join("MANIFEST"), manifest).expect("written");
-    fs::write(dir.join("index.gz"), index).expect("written");
+    fs::write(dir.join("index.jsonl.zst"), index).expect("written");
 
     fs::write(data.join("thesis.tex"), "years of work").expect("written");
     restore(&setup, &dir, &data).refused(2, &["thesis.tex"]);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::backup::folder::{
-    BLOBS, INCOMPLETE, MANIFEST, blob_path, copy, damaged_blob, failed, hash, sync,
+    INCOMPLETE, MANIFEST, blob_path, copy, damaged_blob, failed, hash, sync,
 };
 use crate::{
     cli::{Error, SettingArgs, load, tell},
@@ -16,7 +16,8 @@ use crate::{
     git::Repo,
     mirror::{
         Clock,
-        backup::{FORMAT, Manifest, dump, frames::is_safe},
+        archive::{PUBLIC, SECRET, is_safe},
+        backup::{BLOBS, FORMAT, Manifest, dump, parse_blob_line},
         jobs::{Fault, JobError},
     },
     registry::Checksum,
@@ -126,7 +127,7 @@ impl Restoring<'_> {
     /// Before anything is written.
     fn check_files(&self) -> Result<(), JobError> {
         let has = |path: &str| self.manifest.files.iter().any(|file| file.path == path);
-        for path in ["format", "journal", "index.gz", "kept.gz", BLOBS] {
+        for path in ["format", "journal", dump::INDEX, dump::KEPT, BLOBS] {
             if !has(path) {
                 return Err(self.damaged(&format!("its manifest has no `{path}`")));
             }
@@ -172,7 +173,7 @@ impl Restoring<'_> {
                 .take_while(|above| above.starts_with(self.to));
             folders.extend(above.map(Path::to_owned));
         }
-        let mode = if is_secret(path) { 0o600 } else { 0o644 };
+        let mode = if is_secret(path) { SECRET } else { PUBLIC };
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(mode);
         let copied = File::open(&from).and_then(|mut input| {
@@ -195,7 +196,7 @@ impl Restoring<'_> {
             if read.map_err(failed("read", &path))? == 0 {
                 break;
             }
-            let (sum, len) = parse_line(line.trim_end())
+            let (sum, len) = parse_blob_line(&line)
                 .ok_or_else(|| self.damaged("a line of `blobs.list` is none"))?;
             self.lay_blob(&sum, len, &mut links, folders)?;
             blobs.count += 1;
@@ -263,9 +264,9 @@ impl Restoring<'_> {
                 tell(&format!("index entries: {names} of {total}\n"));
             }
         };
-        let names = dump::restore_index(&store, repo.as_ref(), open("index.gz")?, &mut told)
+        let names = dump::restore_index(&store, repo.as_ref(), open(dump::INDEX)?, &mut told)
             .map_err(|error| self.unfilled(&error))?;
-        dump::restore_kept(&store, open("kept.gz")?).map_err(|error| self.unfilled(&error))?;
+        dump::restore_kept(&store, open(dump::KEPT)?).map_err(|error| self.unfilled(&error))?;
         store.close().map_err(Error::Store)?;
         Ok(names)
     }
@@ -299,11 +300,6 @@ fn is_secret(path: &str) -> bool {
 /// What a store has as a backup has it. The rest is given to it.
 fn is_of_store(path: &str) -> bool {
     path == "journal" || path.starts_with("git/") || path.starts_with("key/")
-}
-
-fn parse_line(line: &str) -> Option<(Checksum, u64)> {
-    let (sum, len) = line.split_once(' ')?;
-    Some((sum.parse().ok()?, len.parse().ok()?))
 }
 
 fn read_manifest(dir: &Path) -> Result<Manifest, JobError> {

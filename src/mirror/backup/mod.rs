@@ -1,5 +1,5 @@
-//! Copying the store while it is used: a stream of frames that a command makes a folder of, and the
-//! way back from such a folder.
+//! Copying the store while it is used: a tar that a command makes a folder of, and the way back from
+//! such a folder.
 //!
 //! What is small or changes is copied: the prefix of the journal that is durable, the packs of the
 //! git indexes, the key that bundles are signed with, and a dump of what sled has and nothing else
@@ -10,19 +10,23 @@
 //! MANIFEST              JSON: format 1, when, counts, length and sha256 of each copied file
 //! INCOMPLETE            while it is being made; a backup with it is none
 //! format journal        as in the store
-//! index.gz kept.gz      the dump ([`dump`])
+//! index.jsonl.zst kept.jsonl.zst   the dump ([`dump`])
 //! blobs.list            sha256 and length of each crate file, a line each
 //! blobs/ab/<sha256>.raw the crate files, as in the store
 //! git/… key/…           the repositories without what they make anew, and the key
 //! ```
+//!
+//! The tar has the files but `MANIFEST`, `format` and the crate files, which are only in `blobs.list`.
+//! A file comes in pieces, because nobody knows how long the dump will be: a member with the path of
+//! the one before goes on with its file. Only whole lines make a piece of `blobs.list`. The last member
+//! is `summary.json` ([`Summary`]).
 
 pub mod dump;
-pub mod frames;
 mod repository;
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io::{self, BufWriter, Read, Write},
     ops::ControlFlow,
     os::fd::OwnedFd,
     path::PathBuf,
@@ -31,20 +35,26 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use self::frames::{Sender, Summary};
 use super::{
     Mirror,
+    archive::{PUBLIC, SECRET, Writer},
     jobs::{Asker, Fault, Files, JobError, Teller, Unit},
     patient::Patient,
 };
-use crate::{git::Repo, store::Store};
+use crate::{git::Repo, registry::Checksum, store::Store};
 
 /// How often the repository and the journal are looked at again because a generation was cut in
 /// between. One is cut only after a quiet time of seconds.
 const TRIES: usize = 20;
 
-/// What is copied at once.
-const BUFFER: usize = 256 << 10;
+/// What is copied at once, and the longest piece.
+pub const BUFFER: usize = 256 << 10;
+
+/// The list of crate files.
+pub const BLOBS: &str = "blobs.list";
+
+/// The last member.
+pub const SUMMARY: &str = "summary.json";
 
 /// The longest file of a key.
 const MOST_KEY_BYTES: u64 = 64 << 10;
@@ -52,9 +62,29 @@ const MOST_KEY_BYTES: u64 = 64 << 10;
 /// How often progress is told, in things done.
 const TOLD_EVERY: u64 = 256;
 
-/// What to copy. One file: the writing end of a pipe, for a stream of [`frames`].
+/// What to copy. One file: the writing end of a pipe, for a tar.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct BackupRequest {}
+
+/// What comes last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// When the backup began, by the clock of the job.
+    pub at: std::time::SystemTime,
+    /// What was copied.
+    pub report: BackupReport,
+}
+
+/// A line of `blobs.list`.
+pub fn blob_line(checksum: &Checksum, length: u64) -> String {
+    format!("{checksum} {length}\n")
+}
+
+/// What a line of `blobs.list` says; `None`: it is none.
+pub fn parse_blob_line(line: &str) -> Option<(Checksum, u64)> {
+    let (sum, length) = line.trim_end().split_once(' ')?;
+    Some((sum.parse().ok()?, length.parse().ok()?))
+}
 
 /// What was copied.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,7 +169,7 @@ struct Backup {
 impl Backup {
     fn write(&self, pipe: File) -> Result<BackupReport, JobError> {
         let pipe = Patient::new(pipe, self.teller.clone());
-        let mut sender = Sender::start(pipe).map_err(|error| gone(&error))?;
+        let mut sender = Sender::new(BufWriter::with_capacity(BUFFER, pipe));
         let mut report = BackupReport::default();
         let moment = self.moment()?;
         self.send_moment(moment, &mut sender, &mut report)?;
@@ -150,7 +180,11 @@ impl Backup {
             at: self.now,
             report: report.clone(),
         };
-        sender.end(&summary).map_err(|error| gone(&error))?;
+        let sent = serde_json::to_vec(&summary)
+            .map_err(io::Error::from)
+            .and_then(|json| sender.member(SUMMARY, PUBLIC, &json))
+            .and_then(|()| sender.finish());
+        sent.map_err(|error| gone(&error))?;
         Ok(report)
     }
 
@@ -225,7 +259,7 @@ impl Backup {
         sender: &mut Sender,
         report: &mut BackupReport,
     ) -> Result<(), JobError> {
-        sender.file(path, is_secret).map_err(|error| gone(&error))?;
+        let mut pieces = Pieces::begin(sender, path, if is_secret { SECRET } else { PUBLIC });
         let mut file = file.take(length);
         let mut buffer = vec![0; BUFFER];
         let mut sent = 0;
@@ -239,14 +273,14 @@ impl Backup {
             let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else {
                 break;
             };
-            sender.data(piece).map_err(|error| gone(&error))?;
+            pieces.write_all(piece).map_err(|error| gone(&error))?;
             sent += piece.len() as u64;
         }
         if sent != length {
             let message = format!("`{path}` became shorter while it was copied");
             return Err(JobError::new(Fault::Damaged, message));
         }
-        sender.file_end().map_err(|error| gone(&error))?;
+        pieces.finish().map_err(|error| gone(&error))?;
         report.files += 1;
         report.file_bytes += sent;
         Ok(())
@@ -284,19 +318,15 @@ impl Backup {
             }
             self.teller.is_cancelled()
         };
-        sender
-            .file("index.gz", false)
-            .map_err(|error| gone(&error))?;
-        let written = dump::write_index(&self.store, &mut *sender, &mut told);
+        let mut pieces = Pieces::begin(sender, dump::INDEX, PUBLIC);
+        let written = dump::write_index(&self.store, &mut pieces, &mut told);
         report.names = written.map_err(|error| self.dump_error(&error))?;
         self.teller.progress(report.names, Some(report.names), 0);
-        sender.file_end().map_err(|error| gone(&error))?;
-        sender
-            // It has the addresses of clients.
-            .file("kept.gz", true)
-            .map_err(|error| gone(&error))?;
-        dump::write_kept(&self.store, &mut *sender).map_err(|error| self.dump_error(&error))?;
-        sender.file_end().map_err(|error| gone(&error))?;
+        pieces.finish().map_err(|error| gone(&error))?;
+        // It has the addresses of clients.
+        let mut pieces = Pieces::begin(sender, dump::KEPT, SECRET);
+        dump::write_kept(&self.store, &mut pieces).map_err(|error| self.dump_error(&error))?;
+        pieces.finish().map_err(|error| gone(&error))?;
         report.files += 2;
         Ok(())
     }
@@ -306,9 +336,6 @@ impl Backup {
             _ if self.teller.is_cancelled() => JobError::cancelled(),
             dump::Error::Store(error) => JobError::store("the dump", error),
             dump::Error::Io(error) => gone(error),
-            dump::Error::Damaged(_) => {
-                JobError::new(Fault::Damaged, "the dump cannot be written").because(error)
-            }
         }
     }
 
@@ -318,14 +345,15 @@ impl Backup {
             .phase("naming the crate files", Unit::Crates, Some(total));
         let stop = AtomicBool::new(false);
         let mut trouble = None;
+        let mut pieces = Pieces::begin(sender, BLOBS, PUBLIC);
         let visited = self.store.visit_blobs(&stop, |checksum, length| {
             if length == 0 {
                 return ControlFlow::Continue(());
             }
-            let sent = self
-                .teller
-                .go_on()
-                .and_then(|()| sender.blob(&checksum, length).map_err(|error| gone(&error)));
+            let sent = self.teller.go_on().and_then(|()| {
+                let line = blob_line(&checksum, length);
+                pieces.whole(line.as_bytes()).map_err(|error| gone(&error))
+            });
             if let Err(error) = sent {
                 trouble = Some(error);
                 return ControlFlow::Break(());
@@ -342,8 +370,69 @@ impl Backup {
             return Err(error);
         }
         visited.map_err(|error| JobError::store("the crate files", &error))?;
+        pieces.finish().map_err(|error| gone(&error))?;
         self.teller
             .progress(report.blobs, Some(total), report.blob_bytes);
+        Ok(())
+    }
+}
+
+/// The job's end of the pipe.
+type Sender = Writer<BufWriter<Patient<File>>>;
+
+/// A file on its way, in pieces.
+struct Pieces<'a> {
+    sender: &'a mut Sender,
+    path: &'a str,
+    mode: u32,
+    /// What no piece has yet.
+    piece: Vec<u8>,
+    is_begun: bool,
+}
+
+impl<'a> Pieces<'a> {
+    fn begin(sender: &'a mut Sender, path: &'a str, mode: u32) -> Pieces<'a> {
+        Pieces {
+            sender,
+            path,
+            mode,
+            piece: Vec::new(),
+            is_begun: false,
+        }
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        self.is_begun = true;
+        self.sender.member(self.path, self.mode, &self.piece)?;
+        self.piece.clear();
+        Ok(())
+    }
+
+    /// Writes bytes that are not cut between two pieces.
+    fn whole(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.piece.len() + bytes.len() > BUFFER {
+            self.send()?;
+        }
+        self.piece.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        if self.piece.is_empty() && self.is_begun {
+            return Ok(());
+        }
+        self.send()
+    }
+}
+
+impl Write for Pieces<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let some = bytes.get(..BUFFER).unwrap_or(bytes);
+        self.whole(some)?;
+        Ok(some.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

@@ -3,17 +3,15 @@
 use std::{
     collections::BTreeSet,
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, BufWriter, Read, Write},
+    io::{self, BufReader, BufWriter, Read, Write},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use crate::{
     mirror::{
-        backup::{
-            FORMAT, Manifest, ManifestFile,
-            frames::{Frame, Receiver, Summary},
-        },
+        archive::{PUBLIC, Reader, SECRET},
+        backup::{self, BLOBS, FORMAT, Manifest, ManifestFile, SUMMARY, Summary, parse_blob_line},
         jobs::{Fault, JobError},
     },
     registry::{Checksum, checksum::Hasher},
@@ -25,14 +23,14 @@ pub(in crate::cli::commands) const INCOMPLETE: &str = "INCOMPLETE";
 /// What says what a backup has.
 pub(in crate::cli::commands) const MANIFEST: &str = "MANIFEST";
 
-/// The list of crate files.
-pub(in crate::cli::commands) const BLOBS: &str = "blobs.list";
-
 /// The ending of a file that is being written.
 const NEW: &str = "new";
 
 /// What is copied at once.
 const BUFFER: usize = 1 << 20;
+
+/// The longest summary.
+const MOST_SUMMARY_BYTES: u64 = 64 << 10;
 
 /// The longest file of the store's format.
 const MOST_FORMAT_BYTES: u64 = 4096;
@@ -87,45 +85,60 @@ impl Folder {
     }
 
     /// Lays out what the job sends.
-    pub(super) fn lay<R: Read>(mut self, mut receiver: Receiver<R>) -> Result<Laid, JobError> {
-        let mut list = Writing::begin(&self.dir, BLOBS, false)?;
-        let summary = loop {
-            match next(&mut receiver)? {
-                Frame::File { path, is_secret } => self.file(&path, is_secret, &mut receiver)?,
-                Frame::Blob { checksum, length } => {
-                    self.blob(&checksum, length)?;
-                    let line = format!("{} {length}\n", checksum.to_hex());
-                    list.write(line.as_bytes())?;
-                }
-                Frame::End(summary) => break summary,
-                Frame::Data(_) | Frame::FileEnd => {
-                    let error = io::Error::other("bytes came that belong to no file");
-                    return Err(broke_off(&error));
-                }
+    pub(super) fn lay(mut self, input: impl Read) -> Result<Laid, JobError> {
+        let mut input = Reader::new(BufReader::with_capacity(BUFFER, input));
+        let mut summary = None;
+        let mut writing: Option<Writing> = None;
+        while let Some(member) = input.next_member().map_err(|error| broke_off(&error))? {
+            if member.path == SUMMARY {
+                let json = serde_json::from_reader((&mut input).take(MOST_SUMMARY_BYTES));
+                summary = Some(json.map_err(|error| broke_off(&error.into()))?);
+                continue;
             }
-        };
-        self.finish(list)?;
+            if writing
+                .as_ref()
+                .is_some_and(|file| file.path != member.path)
+            {
+                writing.take().map_or(Ok(()), |file| self.finish(file))?;
+            }
+            let file = match &mut writing {
+                Some(file) => file,
+                none => none.insert(self.begin_file(&member.path, member.mode)?),
+            };
+            if member.len > backup::BUFFER as u64 {
+                return Err(broke_off(&io::Error::other("a piece is too long")));
+            }
+            let mut piece = Vec::new();
+            let read = input.read_to_end(&mut piece);
+            read.map_err(|error| broke_off(&error))?;
+            file.write(&piece)?;
+            if member.path == BLOBS {
+                self.blobs(&piece)?;
+            }
+        }
+        writing.map_or(Ok(()), |file| self.finish(file))?;
+        let summary: Summary =
+            summary.ok_or_else(|| broke_off(&io::ErrorKind::UnexpectedEof.into()))?;
         self.copy_format()?;
         self.end(&summary)
     }
 
-    fn file<R: Read>(
-        &mut self,
-        path: &str,
-        is_secret: bool,
-        receiver: &mut Receiver<R>,
-    ) -> Result<(), JobError> {
-        let mut writing = Writing::begin(&self.dir, path, is_secret)?;
-        loop {
-            match next(receiver)? {
-                Frame::Data(bytes) => writing.write(&bytes)?,
-                Frame::FileEnd => return self.finish(writing),
-                Frame::File { .. } | Frame::Blob { .. } | Frame::End(_) => {
-                    let error = io::Error::other("a file did not end");
-                    return Err(broke_off(&error));
-                }
-            }
+    fn begin_file(&self, path: &str, mode: u32) -> Result<Writing, JobError> {
+        if self.files.iter().any(|file| file.path == path) {
+            return Err(broke_off(&io::Error::other("a file came twice")));
         }
+        let mode = if mode == SECRET { SECRET } else { PUBLIC };
+        Writing::begin(&self.dir, path, mode)
+    }
+
+    /// Lays the crate files of some lines of the list.
+    fn blobs(&mut self, lines: &[u8]) -> Result<(), JobError> {
+        for line in String::from_utf8_lossy(lines).lines() {
+            let (checksum, length) = parse_blob_line(line)
+                .ok_or_else(|| broke_off(&io::Error::other("a line of the list is none")))?;
+            self.blob(&checksum, length)?;
+        }
+        Ok(())
     }
 
     fn finish(&mut self, writing: Writing) -> Result<(), JobError> {
@@ -149,7 +162,7 @@ impl Folder {
                 "name the store's folder with --data, and run as its user or as one of its group",
             )
         })?;
-        let mut writing = Writing::begin(&self.dir, "format", false)?;
+        let mut writing = Writing::begin(&self.dir, "format", PUBLIC)?;
         writing.write(&text)?;
         self.finish(writing)
     }
@@ -238,7 +251,7 @@ impl Folder {
         };
         let text = serde_json::to_vec_pretty(&manifest)
             .map_err(|error| failed("write", &self.dir)(error.into()))?;
-        let mut writing = Writing::begin(&self.dir, MANIFEST, false)?;
+        let mut writing = Writing::begin(&self.dir, MANIFEST, PUBLIC)?;
         writing.write(&text)?;
         writing.finish()?;
         sync(&self.dir).map_err(failed("sync", &self.dir))?;
@@ -306,7 +319,7 @@ struct Writing {
 }
 
 impl Writing {
-    fn begin(dir: &Path, path: &str, is_secret: bool) -> Result<Writing, JobError> {
+    fn begin(dir: &Path, path: &str, mode: u32) -> Result<Writing, JobError> {
         let to = dir.join(path);
         if let Some(folder) = to.parent() {
             make_below(dir, folder)?;
@@ -315,7 +328,6 @@ impl Writing {
         new.push(".");
         new.push(NEW);
         let new = PathBuf::from(new);
-        let mode = if is_secret { 0o600 } else { 0o644 };
         let file = create(&new, mode).map_err(failed("write", &new))?;
         Ok(Writing {
             path: path.to_owned(),
@@ -488,17 +500,13 @@ fn check_contents(dir: &Path) -> Result<(), JobError> {
 const BROKE_OFF: &str = "the stream of the backup broke off";
 
 /// An error for a stream that does not come to its end.
-pub(super) fn broke_off(error: &io::Error) -> JobError {
+fn broke_off(error: &io::Error) -> JobError {
     JobError::new(Fault::Unavailable, BROKE_OFF).because(error)
 }
 
 /// Whether a failure says no more than that the other end failed.
 pub(super) fn is_consequence(error: &JobError) -> bool {
     error.message == BROKE_OFF
-}
-
-fn next<R: Read>(receiver: &mut Receiver<R>) -> Result<Frame, JobError> {
-    receiver.next_frame().map_err(|error| broke_off(&error))
 }
 
 fn unreadable(error: &io::Error, path: &Path) -> JobError {

@@ -2,7 +2,7 @@
 
 pub(super) mod folder;
 
-use std::{fs::File, io::Write, os::fd::OwnedFd, path::PathBuf};
+use std::{io::Write, path::PathBuf};
 
 use self::folder::{Folder, Laid};
 use super::text;
@@ -13,7 +13,7 @@ use crate::{
         load,
     },
     mirror::{
-        backup::{BackupRequest, frames::Receiver},
+        backup::BackupRequest,
         jobs::{Fault, JobError, Report, Request},
     },
 };
@@ -49,12 +49,7 @@ impl BackupArgs {
             let message = "could not make a pipe";
             Error::Job(JobError::new(Fault::Unavailable, message).because(&error))
         })?;
-        let laying = std::thread::spawn(move || {
-            let input = File::from(OwnedFd::from(reader));
-            Receiver::start(input)
-                .map_err(|error| folder::broke_off(&error))
-                .and_then(|receiver| folder.lay(receiver))
-        });
+        let laying = std::thread::spawn(move || folder.lay(reader));
         let request = Request::Backup(BackupRequest::default());
         let mut report = None;
         let ran = job::run(
