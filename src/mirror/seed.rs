@@ -32,6 +32,7 @@ use super::{
 use crate::{
     registry::{Checksum, CrateName, IndexFile, Release},
     store::{Change, Reservation, Validators},
+    util::task,
 };
 
 /// The member that begins a group.
@@ -184,7 +185,7 @@ impl Mirror {
     ) -> Result<SeedReport, JobError> {
         let pipe = File::from(one_file(files)?);
         let mirror = self.clone();
-        let job = tokio::task::spawn_blocking(move || {
+        task::blocking(move || {
             let seeding = Seeding {
                 mirror: &mirror,
                 teller: &teller,
@@ -202,11 +203,8 @@ impl Mirror {
                 Ok(()) => error,
                 Err(cancelled) => cancelled,
             })
-        });
-        job.await.unwrap_or_else(|_panicked| {
-            let message = "taking files in panicked, which is a defect of orlop";
-            Err(JobError::new(Fault::Unavailable, message))
         })
+        .await?
     }
 }
 

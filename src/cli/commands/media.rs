@@ -12,10 +12,13 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::cli::Error;
-use crate::mirror::{
-    bundle::ImportPart,
-    jobs::{Fault, JobError},
+use crate::{
+    cli::Error,
+    mirror::{
+        bundle::ImportPart,
+        jobs::{Fault, JobError},
+    },
+    util::fs::sync_dir,
 };
 
 /// The smallest part that is made: a thousand of them still fit on a screen.
@@ -83,7 +86,7 @@ fn settle(path: &Path) -> Result<(), Error> {
     let settled = File::open(&new)
         .and_then(|file| file.sync_all())
         .and_then(|()| fs::rename(&new, path))
-        .and_then(|()| File::open(folder)?.sync_all());
+        .and_then(|()| sync_dir(folder));
     settled.map_err(|error| Error::Job(fault("write", path, &error)))
 }
 
@@ -336,37 +339,27 @@ const PARTS_HINT: &str = "name one bundle, or all parts of one as `orlop export 
 /// Whether these are all parts of one split, as far as names and lengths show it.
 fn check_parts(files: &[NumberedPart]) -> Result<(), JobError> {
     let wrong = |why: String| Err(JobError::new(Fault::Usage, why).hint(PARTS_HINT));
-    let all = || match files.last().and_then(|last| last.number) {
-        Some(last) => format!("name all its parts, of which there are at least {last}"),
-        None => "name all its parts".to_owned(),
-    };
     for (file, expected) in files.iter().zip(1u32..) {
-        match file.number {
-            Some(number) if number < expected => {
-                return wrong(format!("part {number} of the bundle is named twice"));
-            }
-            Some(number) if number > expected => {
-                let all = all();
-                return wrong(format!("part {expected} of the bundle is missing: {all}"));
-            }
-            _ => {}
+        if file.number < Some(expected) {
+            let number = expected.saturating_sub(1);
+            return wrong(format!("part {number} of the bundle is named twice"));
+        }
+        if file.number > Some(expected) {
+            let text = format!("part {expected} of the bundle is missing: name all its parts");
+            return wrong(text);
         }
     }
-    let Some((last, others)) = files.split_last() else {
-        return Ok(());
-    };
-    let Some(first) = others.first() else {
-        return Ok(());
-    };
-    let is_other = |file: &&NumberedPart| file.part.bytes != first.part.bytes;
-    let too_long = Some(last).filter(|last| last.part.bytes > first.part.bytes);
-    match others.iter().find(is_other).or(too_long) {
-        None => Ok(()),
-        Some(other) => wrong(format!(
-            "`{}` is cut short, or belongs to another split of the bundle than `{}`",
-            other.part.name, first.part.name
-        )),
-    }
+    let size = files.first().map_or(0, |first| first.part.bytes);
+    let odd = files.windows(2).find_map(|pair| match pair {
+        [file, next] if file.part.bytes != size || next.part.bytes > size => Some(file),
+        _ => None,
+    });
+    odd.map_or(Ok(()), |odd| {
+        wrong(format!(
+            "`{}` is cut short, or belongs to another split of the bundle",
+            odd.part.name
+        ))
+    })
 }
 
 fn feed_all(files: Vec<NumberedPart>, mut out: impl Write) -> Result<(), JobError> {

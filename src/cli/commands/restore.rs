@@ -7,9 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::backup::folder::{
-    INCOMPLETE, MANIFEST, blob_path, copy, damaged_blob, failed, hash, sync,
-};
+use super::backup::folder::{INCOMPLETE, MANIFEST, blob_path, copy, damaged_blob, failed, hash};
 use crate::{
     cli::{Error, SettingArgs, load, tell},
     config::Config,
@@ -22,6 +20,7 @@ use crate::{
     },
     registry::Checksum,
     store,
+    util::fs::sync_dir,
 };
 
 /// The longest manifest. Each file has some 150 bytes, and there are hundreds.
@@ -117,10 +116,10 @@ impl Restoring<'_> {
         folders.sort();
         folders.dedup();
         for folder in &folders {
-            sync(folder).map_err(failed("sync", folder))?;
+            sync_dir(folder).map_err(failed("sync", folder))?;
         }
         self.copy("format", &mut folders)?;
-        sync(self.to).map_err(failed("sync", self.to))?;
+        sync_dir(self.to).map_err(failed("sync", self.to))?;
         Ok(blobs)
     }
 

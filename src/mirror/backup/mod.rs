@@ -41,7 +41,7 @@ use super::{
     jobs::{Asker, Fault, Files, JobError, Teller, Unit},
     patient::Patient,
 };
-use crate::{git::Repo, registry::Checksum, store::Store};
+use crate::{git::Repo, registry::Checksum, store::Store, util::task};
 
 /// How often the repository and the journal are looked at again because a generation was cut in
 /// between. One is cut only after a quiet time of seconds.
@@ -126,18 +126,15 @@ impl Mirror {
             now: inner.clock.now(),
             teller,
         };
-        let job = tokio::task::spawn_blocking(move || {
+        task::blocking(move || {
             let written = backup.write(File::from(pipe));
             // Whatever broke because of it.
             written.map_err(|error| match backup.teller.go_on() {
                 Ok(()) => error,
                 Err(cancelled) => cancelled,
             })
-        });
-        job.await.unwrap_or_else(|_panicked| {
-            let message = "the backup panicked, which is a defect of orlop";
-            Err(JobError::new(Fault::Unavailable, message))
         })
+        .await?
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is wrong with a bundle, a part of one, a receipt or a key; and what to do about it.
 
-use std::{error::Error as StdError, io};
+use std::io;
 
 use crate::{
     mirror::jobs::{Fault, JobError},
@@ -258,15 +258,4 @@ impl From<store::Error> for Error {
             source => Error::Store { source },
         }
     }
-}
-
-/// What a chain of causes says, for events.
-pub(super) fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

@@ -6,15 +6,17 @@ use std::{
     ops::ControlFlow,
 };
 
+use semver::Version;
+
 use super::{
     ExportReport, MAX_TOLD,
     error::Error,
-    format::{CrateRecord, Digest, Id, IndexRecord, spec},
+    format::{CrateRecord, Digest, Id, IndexRecord, Signed, spec},
     key::SigningKey,
     pace::Pace,
     receipt::Receipt,
     section::{PIECE_BYTES, SectionWriter, Spooled},
-    stream::{Counts, Sections},
+    stream::Sections,
 };
 use crate::{
     mirror::{
@@ -23,8 +25,8 @@ use crate::{
         lines::ExactBytes,
         select::{Chosen, NOT_HELD},
     },
-    registry::{Checksum, CrateName, Release, checksum::Hasher},
-    store::{Blob, EntryFacts, Event, Store, to_millis},
+    registry::{Checksum, CrateName, checksum::Hasher},
+    store::{EntryFacts, Event, Store, to_millis},
 };
 
 /// What goes into a bundle, besides what the store has.
@@ -44,7 +46,6 @@ struct Plan<'a> {
     export: &'a Export<'a>,
     crates: SectionWriter<CrateRecord>,
     index: SectionWriter<IndexRecord>,
-    counts: Counts,
     /// Names whose entries follow: their events do, too.
     told: BTreeSet<CrateName>,
     report: ExportReport,
@@ -72,30 +73,28 @@ impl Export<'_> {
             journal,
         };
         let mut report = plan.report;
-        let signed = sections.write(&mut out, plan.counts, self.key, self.teller)?;
-        self.write_crates(&mut sections, plan.counts, &mut out)?;
+        let base = self.receipt.map(|(_receipt, id)| *id);
+        let key = self.key.map(SigningKey::public);
+        let signed = Signed::new(sections.manifest(&report, base, key), self.key)?;
+        signed.write(&mut out)?;
+        sections.write(&mut out, self.teller)?;
+        self.write_crates(&mut sections, report.crate_bytes, &mut out)?;
         out.finish().map_err(Error::writing)?;
-        let manifest = signed.manifest;
         report.id = signed.id.to_hex();
-        report.key = manifest.public_key.map(|key| key.to_string());
-        report.base = manifest.base.map(Checksum::to_hex);
-        report.names = manifest.sections.index.records - manifest.names_left_out;
-        report.names_left_out = manifest.names_left_out;
-        report.crates = manifest.crates;
-        report.crate_bytes = manifest.crate_bytes;
-        report.crates_left_out = manifest.crates_left_out;
-        report.events = manifest.sections.journal.records;
+        report.key = key.map(|key| key.to_string());
+        report.base = base.map(Checksum::to_hex);
+        report.names = sections.index.section.records - report.names_left_out;
+        report.events = sections.journal.section.records;
         Ok(report)
     }
 
     fn write_crates(
         &self,
         sections: &mut Sections,
-        counts: Counts,
+        total: u64,
         out: &mut Writer<impl Write>,
     ) -> Result<(), Error> {
-        let total = Some(counts.crate_bytes);
-        let mut pace = Pace::begin(self.teller, "writing", Unit::Bytes, total);
+        let mut pace = Pace::begin(self.teller, "writing", Unit::Bytes, Some(total));
         let mut records = sections.crates.records()?;
         while let Some(record) = records.next()? {
             if !record.left_out {
@@ -152,10 +151,6 @@ impl<'a> Plan<'a> {
             export,
             crates: SectionWriter::new(export.store)?,
             index: SectionWriter::new(export.store)?,
-            counts: Counts {
-                base: export.receipt.map(|(_receipt, id)| *id),
-                ..Counts::default()
-            },
             told: BTreeSet::new(),
             report: ExportReport::default(),
             pace: Pace::begin(export.teller, "reading", Unit::Names, Some(names)),
@@ -180,13 +175,8 @@ impl<'a> Plan<'a> {
             let mut releases = releases.clone();
             releases.sort();
             for (version, checksum) in releases {
-                let release = Release {
-                    name: facts.name.clone(),
-                    version,
-                };
-                match self.export.store.blob(&checksum)? {
-                    Some(blob) => self.take_crate(release, &blob)?,
-                    None => self.miss(spec(&release.name, &release.version)),
+                if !self.take_crate(&facts.name, &version, &checksum)? {
+                    self.miss(spec(&facts.name, &version));
                 }
             }
         }
@@ -198,15 +188,9 @@ impl<'a> Plan<'a> {
         self.export.store.visit_releases(|facts, releases| {
             outcome = self.take_name(facts).and_then(|()| {
                 let mut held = releases.iter().filter(|release| release.held);
-                held.try_for_each(|facts| {
-                    let release = Release {
-                        name: facts.name.clone(),
-                        version: facts.version.clone(),
-                    };
-                    match self.export.store.blob(&facts.checksum)? {
-                        Some(blob) => self.take_crate(release, &blob),
-                        None => Ok(()),
-                    }
+                held.try_for_each(|release| {
+                    self.take_crate(&facts.name, &release.version, &release.checksum)
+                        .map(drop)
                 })
             });
             match outcome {
@@ -240,36 +224,45 @@ impl<'a> Plan<'a> {
             name: facts.name.clone(),
         })?;
         if left_out {
-            self.counts.names_left_out += 1;
+            self.report.names_left_out += 1;
         } else {
             self.told.insert(facts.name);
         }
         Ok(())
     }
 
-    fn take_crate(&mut self, release: Release, blob: &Blob) -> Result<(), Error> {
+    /// Whether the crate file is held.
+    fn take_crate(
+        &mut self,
+        name: &CrateName,
+        version: &Version,
+        checksum: &Checksum,
+    ) -> Result<bool, Error> {
+        let Some(blob) = self.export.store.blob(checksum)? else {
+            return Ok(false);
+        };
         let receipt = self.export.receipt;
         let record = CrateRecord {
-            name: release.name,
-            version: release.version,
-            sha256: *blob.checksum(),
+            name: name.clone(),
+            version: version.clone(),
+            sha256: *checksum,
             size: blob.len(),
-            left_out: receipt.is_some_and(|(had, _id)| had.has_crate(blob.checksum())),
+            left_out: receipt.is_some_and(|(had, _id)| had.has_crate(checksum)),
         };
         self.crates.put(&record)?;
         if record.left_out {
-            self.counts.crates_left_out += 1;
+            self.report.crates_left_out += 1;
         } else {
-            self.counts.crates += 1;
-            self.counts.crate_bytes += record.size;
+            self.report.crates += 1;
+            self.report.crate_bytes += record.size;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Whether nothing is held of what was selected: such a bundle helps nobody.
     fn is_empty(&self) -> bool {
-        let counts = &self.counts;
-        self.export.chosen.is_some() && counts.crates == 0 && counts.crates_left_out == 0
+        let report = &self.report;
+        self.export.chosen.is_some() && report.crates == 0 && report.crates_left_out == 0
     }
 
     fn miss(&mut self, what: String) {

@@ -31,6 +31,7 @@ use crate::{
     },
     registry::{CrateName, IndexFile, Release},
     store::{Change, EntryFacts, Event, Reservation, Store, Table, Validators, from_millis},
+    util::error::one_line,
 };
 
 /// Threads that wait for the disk: the store syncs once for all who come together.
@@ -504,7 +505,7 @@ struct Whole(Reservation, Release);
 fn parse(record: &IndexRecord) -> Result<Option<IndexFile>, Error> {
     let parse = |bytes: &ExactBytes| {
         IndexFile::parse(&record.name, bytes.0.clone())
-            .map_err(|error| Error::malformed(IndexRecord::FILE, super::error::chain(&error)))
+            .map_err(|error| Error::malformed(IndexRecord::FILE, one_line(&error)))
     };
     record.file.as_ref().map(parse).transpose()
 }

@@ -84,7 +84,7 @@ use super::{
     select::Selection,
     sync::Failure,
 };
-use crate::{metrics::Direction, store::Store};
+use crate::{metrics::Direction, store::Store, util::task};
 
 /// How many things of a kind a report lists by name.
 const MAX_TOLD: usize = 1000;
@@ -268,7 +268,7 @@ impl Mirror {
         };
         let (store, key_file) = (self.inner.store.clone(), self.key_file());
         let metrics = Arc::clone(&self.inner.metrics);
-        blocking(move || {
+        task::blocking(move || {
             let mut files = files.into_iter().map(File::from);
             let out = next_file(&mut files)?;
             let receipt = if request.since {
@@ -298,7 +298,7 @@ impl Mirror {
                 error.into_job("write the bundle")
             })
         })
-        .await
+        .await?
     }
 
     pub(super) async fn import(
@@ -311,7 +311,7 @@ impl Mirror {
         let store = self.inner.store.clone();
         let metrics = Arc::clone(&self.inner.metrics);
         let now = self.inner.clock.now();
-        blocking(move || {
+        task::blocking(move || {
             let mut files = files.into_iter().map(File::from);
             let mut input = Patient::new(next_file(&mut files)?, teller.clone());
             let receipt = request.receipt.then(|| next_file(&mut files)).transpose()?;
@@ -319,13 +319,13 @@ impl Mirror {
             metrics.bundled(Direction::Import, input.moved());
             outcome
         })
-        .await
+        .await?
     }
 
     /// Makes or shows the key that this store signs with.
     pub(super) async fn key(&self, request: KeyRequest) -> Result<KeyReport, JobError> {
         let file = self.key_file();
-        blocking(move || key(&request, &file)).await
+        task::blocking(move || key(&request, &file)).await?
     }
 
     fn key_file(&self) -> KeyFile {
@@ -359,16 +359,6 @@ impl Mirror {
             unsigned: request.unsigned,
         })
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
-) -> Result<T, JobError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|panicked| {
-            Err(JobError::new(Fault::Unavailable, "the job broke off").because(&panicked))
-        })
 }
 
 fn next_file(files: &mut impl Iterator<Item = File>) -> Result<File, JobError> {

@@ -9,13 +9,13 @@ use std::{
 };
 
 use super::{
-    ImportPart,
+    ExportReport, ImportPart,
     error::Error,
     format::{
         CrateRecord, FORMAT, Id, IndexRecord, MANIFEST, Manifest, ManifestSections, Record,
         Section, Signed, expect_member, spec,
     },
-    key::{PublicKey, SigningKey},
+    key::PublicKey,
     section::{Spooled, pieces},
 };
 use crate::{
@@ -34,29 +34,18 @@ pub(super) struct Sections {
     pub(super) journal: Spooled<Event>,
 }
 
-/// What the manifest says that does not follow from the sections.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Counts {
-    pub(super) base: Option<Id>,
-    pub(super) crates: u64,
-    pub(super) crate_bytes: u64,
-    pub(super) crates_left_out: u64,
-    pub(super) names_left_out: u64,
-}
-
 impl Sections {
-    /// Writes all that precedes the crate files.
-    pub(super) fn write(
-        &mut self,
-        out: &mut Writer<impl Write>,
-        counts: Counts,
-        key: Option<&SigningKey>,
-        teller: &Teller,
-    ) -> Result<Signed<Manifest>, Error> {
-        let manifest = Manifest {
+    /// The manifest over these sections, of a bundle with these counts.
+    pub(super) fn manifest(
+        &self,
+        counts: &ExportReport,
+        base: Option<Id>,
+        public_key: Option<PublicKey>,
+    ) -> Manifest {
+        Manifest {
             orlop_bundle: FORMAT,
-            public_key: key.map(SigningKey::public),
-            base: counts.base,
+            public_key,
+            base,
             crates: counts.crates,
             crate_bytes: counts.crate_bytes,
             crates_left_out: counts.crates_left_out,
@@ -66,13 +55,18 @@ impl Sections {
                 index: self.index.section,
                 journal: self.journal.section,
             },
-        };
-        let signed = Signed::new(manifest, key)?;
-        signed.write(out)?;
+        }
+    }
+
+    /// Writes all sections.
+    pub(super) fn write(
+        &mut self,
+        out: &mut Writer<impl Write>,
+        teller: &Teller,
+    ) -> Result<(), Error> {
         self.crates.copy_to(out, teller)?;
         self.index.copy_to(out, teller)?;
-        self.journal.copy_to(out, teller)?;
-        Ok(signed)
+        self.journal.copy_to(out, teller)
     }
 }
 
@@ -113,11 +107,9 @@ pub(super) fn begin<R: Read>(
     what: &'static str,
 ) -> Result<Reader<io::Chain<io::Cursor<Vec<u8>>, R>>, Error> {
     let mut start = Vec::new();
-    let limited = input.by_ref().take(MANIFEST.len() as u64);
-    let mut limited = limited;
-    limited
-        .read_to_end(&mut start)
-        .map_err(Error::reading(what))?;
+    let mut limited = input.by_ref().take(MANIFEST.len() as u64);
+    let read = limited.read_to_end(&mut start);
+    read.map_err(Error::reading(what))?;
     // What is shorter than a header is something else, or a bundle that was cut short.
     if !MANIFEST.as_bytes().starts_with(&start) {
         return Err(Error::Foreign { what });

@@ -18,12 +18,12 @@ use super::{
     ExportReport, ImportPart, ImportReport,
     error::Error,
     export::Export,
-    format::{CrateRecord, Digest, Id, IndexRecord},
+    format::{CrateRecord, Digest, Id, IndexRecord, Signed},
     import::Import,
     key::SigningKey,
     receipt::Receipt,
     section::SectionWriter,
-    stream::{Counts, Sections, Trust},
+    stream::{Sections, Trust},
 };
 use crate::{
     mirror::{
@@ -715,14 +715,17 @@ fn a_list_that_names_a_crate_file_twice_is_refused() {
             .finish()
             .expect("written"),
     };
-    let counts = Counts {
+    let counts = ExportReport {
         crates: 2,
         crate_bytes: 40,
-        ..Counts::default()
+        ..ExportReport::default()
     };
     let mut out = Writer::new(Vec::new());
-    let written = sections.write(&mut out, counts, Some(&key), &Teller::silent());
-    drop(written.expect("written"));
+    let manifest = sections.manifest(&counts, None, Some(key.public()));
+    let signed = Signed::new(manifest, Some(&key)).expect("signed");
+    signed.write(&mut out).expect("written");
+    let written = sections.write(&mut out, &Teller::silent());
+    written.expect("written");
     let bundle = out.finish().expect("written");
     let said = place().import(&bundle).expect_err("refused").to_string();
     assert!(said.contains("or one is listed twice"), "{said}");

@@ -15,6 +15,7 @@ use crate::{
         jobs::{Fault, JobError},
     },
     registry::{Checksum, checksum::Hasher},
+    util::fs::sync_dir,
 };
 
 /// What says that a backup is not whole.
@@ -72,7 +73,7 @@ impl Folder {
             file.sync_all()
         });
         marked
-            .and_then(|()| sync(dir))
+            .and_then(|()| sync_dir(dir))
             .map_err(failed("write", &mark))?;
         Ok(Folder {
             dir: dir.to_owned(),
@@ -240,7 +241,7 @@ impl Folder {
         self.remove_old_packs()?;
         self.laid.left = self.count_left()?;
         for folder in &self.folders {
-            sync(folder).map_err(failed("sync", folder))?;
+            sync_dir(folder).map_err(failed("sync", folder))?;
         }
         let manifest = Manifest {
             format: FORMAT,
@@ -254,10 +255,10 @@ impl Folder {
         let mut writing = Writing::begin(&self.dir, MANIFEST, PUBLIC)?;
         writing.write(&text)?;
         writing.finish()?;
-        sync(&self.dir).map_err(failed("sync", &self.dir))?;
+        sync_dir(&self.dir).map_err(failed("sync", &self.dir))?;
         let mark = self.dir.join(INCOMPLETE);
         fs::remove_file(&mark)
-            .and_then(|()| sync(&self.dir))
+            .and_then(|()| sync_dir(&self.dir))
             .map_err(failed("remove", &mark))?;
         self.laid.dir.clone_from(&self.dir);
         Ok(self.laid)
@@ -448,11 +449,6 @@ pub(in crate::cli::commands) fn hash(
         each(piece)?;
         len += read as u64;
     }
-}
-
-/// Syncs the names in a folder.
-pub(in crate::cli::commands) fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 /// An error that names what was done with what.
