@@ -69,13 +69,13 @@
 //! same fetches that clients join (`mirror::fetch`), waited for with patience, at the pace that is
 //! set → what failed is kept with its cause and tried again by the next sync.
 //!
-//! **A bundle**: `mirror::bundle` writes a signed manifest, the index entries, the journal's events and
-//! the crate files as one stream, and reads it on the other side: signature → hashes of the sections
-//! → crate files through `Reservation::commit` → only then the entries through `Store::publish` →
+//! **A bundle**: `mirror::bundle` writes a tar ([`mirror::archive`]) of a signed manifest, the index
+//! files, the journal's events and the crate files, and reads it on the other side: signature →
+//! checksums of the sections → crate files through `Reservation::commit` → only then the entries through `Store::publish` →
 //! a receipt of what is there now, against which the next bundle is a difference.
 //!
-//! **A backup**: `mirror::backup` tells the command which files make up the store → `cli` links or
-//! copies them into a folder → restored by `Store::open`'s way of rebuilding sled, and a dump of the
+//! **A backup**: `mirror::backup` sends the command a tar of the files that make up the store, and a
+//! list of its crate files → `cli` lays them out in a folder, with links or copies of the crate files → restored by `Store::open`'s way of rebuilding sled, and a dump of the
 //! index.
 //!
 //! **A job** (`orlop sync`, `orlop stats`, …): `cli::commands` makes a [`mirror::jobs::Request`] and
@@ -105,7 +105,7 @@
 //!
 //! - `registry` and `policy` never do I/O and never read a clock.
 //! - `store`, `upstream` and `git` never know one another: `mirror` carries values between them.
-//! - Only `store` names sled, only it and `mirror::bundle` zstd, only `upstream` reqwest, only `http` actix, only `metrics`
+//! - Only `store` names sled, only it and `mirror::lines` zstd, only `mirror::archive` tar, only `upstream` reqwest, only `http` actix, only `metrics`
 //!   prometheus. Only `cli` prints. Only `config` reads the environment. Only `mirror::tasks`
 //!   reads the time of day for a decision.
 //! - A crate becomes visible through `Reservation::commit` only, an index entry through
@@ -126,6 +126,7 @@
 //! | what an error looks like to cargo | `http/reply.rs`; to an admin: `cli/error.rs` |
 //! | when a commit of the git index is made, and its message | `mirror/generations` |
 //! | bytes on disk | `store/codec.rs`, `store/journal.rs`, `store/generations.rs`, `store/staged.rs`: a new version, a fixture, an upgrade test |
+//! | the bundle format | `mirror/bundle/format.rs`: a new version, a fixture, an upgrade test |
 //! | a view of the index, or a rule of one | `policy/view.rs`, then `mirror/views` |
 //! | what is tried again, and when | `upstream/retry.rs`, `upstream/breaker.rs` |
 //! | what a command asks for and reports | the room's request and report, `cli/commands` |
