@@ -51,10 +51,11 @@
 //! door by which readers see change → [`policy::view`] filters them → served; upstream in trouble:
 //! served stale with its age, or refused in mode `strict`.
 //!
-//! **A generation**: `Store::publish` keeps the older file of each name that changes →
-//! `mirror::generations` finds that it has been quiet for long enough → [`store::Store::cut`] fixes
-//! one moment → [`git::Repo::commit`] → `Cut::publish` records the commit and the way back from it.
-//! From these records a lost repository is made again, and from its head a lost index database.
+//! **A generation**: `Store::publish` numbers each change and names it to subscribers →
+//! `mirror::git_index` finds that it has been quiet for long enough, and compares the names with the
+//! tree of the head → [`store::Store::make_durable`] → [`git::Repo::commit`], with the change number →
+//! [`store::Store::note_published`]. One direction: a lost repository begins anew. Only where the
+//! head's change number tells that the index database lost changes do they come back from the head.
 //!
 //! **A git fetch**: `http::git` → [`git::upload_pack`] turns the request into an answer and a
 //! selection, purely → [`git::Serving::pack`] cuts a stream out of the history's one run of entries
@@ -89,7 +90,7 @@
 //!
 //! **A start**: `cli` → [`config`] → [`store::Store::open`] (lock, format, sled with a deadline; a
 //! sled that does not open is set aside and rebuilt from journal and value files) → [`git::Repo`]
-//! opens, and gives a lost index back → listen → ready line → the blobs are looked through in the background.
+//! opens → `mirror::git_index` gives a lost index back → listen → ready line → the blobs are looked through in the background.
 //!
 //! **A start under systemd**: `config` takes sockets that were handed over → `cli::notify` asks for time
 //! while the store opens → ready lines, then `READY=1` → `cli::vitals` keeps the status text, and
@@ -124,10 +125,10 @@
 //! | the verdict and what needs attention | `status/health.rs` |
 //! | what the pages show, and how | `http/page/model.rs` and `gather.rs`; `static/templates`, `orlop.css`, `orlop.js`, `http/page/{render,charts,text}.rs` |
 //! | what an error looks like to cargo | `http/reply.rs`; to an admin: `cli/error.rs` |
-//! | when a commit of the git index is made, and its message | `mirror/generations` |
-//! | bytes on disk | `store/codec.rs`, `store/journal.rs`, `store/generations.rs`, `store/staged.rs`: a new version, a fixture, an upgrade test |
+//! | when a commit of a git index is made, and its message | `mirror/git_index` |
+//! | bytes on disk | `store/codec.rs`, `store/journal.rs`, `store/published.rs`: a new version, a fixture, an upgrade test |
 //! | the bundle format | `mirror/bundle/format.rs`: a new version, a fixture, an upgrade test |
-//! | a view of the index, or a rule of one | `policy/view.rs`, then `mirror/views` |
+//! | a view of the index, or a rule of one | `policy/view.rs`, then `mirror/views` and `mirror/git_index` |
 //! | what is tried again, and when | `upstream/retry.rs`, `upstream/breaker.rs` |
 //! | what a command asks for and reports | the room's request and report, `cli/commands` |
 //! | which jobs exclude each other | `mirror/jobs/registry.rs` |

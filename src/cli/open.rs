@@ -83,7 +83,7 @@ fn git(config: &Config) -> Result<Option<Repo>, Error> {
         tracing::warn!("healed the git index at `{dir}`: {what}");
     }
     if let Some(why) = &report.set_aside {
-        tracing::error!("the git index at `{dir}` was set aside and is made again: {why}");
+        tracing::error!("the git index at `{dir}` was set aside and begins anew: {why}");
     }
     Ok(Some(repo))
 }

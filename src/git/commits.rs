@@ -1,10 +1,11 @@
-//! Commit objects: a function of parent, tree, generation, time and message, and read back.
+//! Commit objects: a function of parent, tree, generation, change number, time and message, and read back.
 //!
 //! ```text
 //! tree <id>
 //! parent <id>                                             … none in the first one
 //! author orlop <orlop@localhost> <seconds> +0000
 //! committer orlop <orlop@localhost> <seconds> +0000
+//! change <number>
 //!
 //! generation N: <first line of the message>
 //!                                                         … the rest only if there is one
@@ -22,6 +23,9 @@ use gix::{
 };
 
 use super::{Commit, Error, ObjectId, packs::Packs};
+
+/// The header with the change number. git keeps headers that it does not know.
+const CHANGE: &str = "change";
 
 const WHO: &str = "orlop <orlop@localhost>";
 
@@ -46,6 +50,7 @@ pub(super) fn to_bytes(commit: &Commit, tree: ObjectId, parent: Option<ObjectId>
     for role in ["author", "committer"] {
         put(&mut text, format_args!("{role} {WHO} {seconds} +0000\n"));
     }
+    put(&mut text, format_args!("{CHANGE} {}\n", commit.change));
     // git reads messages up to a NUL.
     let message = commit.message.replace('\0', " ");
     let generation = commit.generation;
@@ -84,12 +89,15 @@ fn parse(data: &[u8]) -> Option<Read> {
         return None;
     }
     let seconds = u64::try_from(commit.time().ok()?.seconds).ok()?;
+    let change = commit.extra_headers().find(CHANGE)?;
+    let change = std::str::from_utf8(change).ok()?.parse().ok()?;
     let (generation, message) = parse_message(std::str::from_utf8(commit.message).ok()?)?;
     Some(Read {
         tree: commit.tree(),
         parent,
         facts: Commit {
             generation,
+            change,
             time: time_of(seconds)?,
             message,
         },
@@ -117,6 +125,7 @@ mod tests {
     fn check_message(message: &str) {
         let commit = Commit {
             generation: 7,
+            change: 70,
             time: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             message: message.into(),
         };
@@ -149,6 +158,7 @@ mod tests {
         let ours = to_bytes(
             &Commit {
                 generation: 7,
+                change: 70,
                 time: UNIX_EPOCH,
                 message: "x".into(),
             },
@@ -160,6 +170,8 @@ mod tests {
             ("generation 7: ", "Update "),
             ("generation 7: ", "generation x: "),
             ("author", "arthur"),
+            ("change 70\n", ""),
+            ("change 70", "change x"),
             ("tree", "trees"),
         ] {
             assert!(parse(text.replace(from, to).as_bytes()).is_none(), "{to}");

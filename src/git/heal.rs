@@ -70,10 +70,6 @@ pub(super) fn open(dir: &Path) -> Result<(Found, OpenReport), Error> {
         created: !dir.exists(),
         ..OpenReport::default()
     };
-    if let Some(old) = beside(dir, ".old") {
-        // A reset that was cut off.
-        drop(fs::remove_dir_all(old));
-    }
     report.healed = refs::lay_out(dir)?;
     match find(dir, &mut report.healed) {
         Ok(found) => return Ok((found, report)),
@@ -91,21 +87,11 @@ pub(super) fn find_again(dir: &Path) -> Result<Found, Error> {
     find(dir, &mut Vec::new())
 }
 
-/// Puts an empty repository in the place of the one that is there, which is kept beside it or
-/// goes. It may be gone already.
-pub(super) fn start_anew(dir: &Path, keeps: bool) -> Result<Found, Error> {
-    if !dir.exists() {
-        return find_again(dir);
-    }
-    if keeps {
+/// Puts an empty repository in the place of the one that is there, which is kept beside it. It may
+/// be gone already.
+pub(super) fn start_anew(dir: &Path) -> Result<Found, Error> {
+    if dir.exists() {
         set_aside(dir)?;
-    } else if let Some(old) = beside(dir, ".old") {
-        drop(fs::remove_dir_all(&old));
-        // By one rename, so that nothing half thrown away is ever found.
-        fs::rename(dir, &old).map_err(Error::io("move away the repository", dir))?;
-        dir.parent().map_or(Ok(()), sync_folder)?;
-        // What does not go now goes at the next start.
-        drop(fs::remove_dir_all(&old));
     }
     find_again(dir)
 }

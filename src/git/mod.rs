@@ -9,7 +9,6 @@
 //!   orlop/                    what clones and fetches are cut out of (see `log`), made anew from the
 //!                             packs when it is missing or damaged; git never looks at it
 //! DATA/git/index.broken-<n>/  a repository that was damaged; the newest two stay
-//! DATA/git/index.old/         one that is being removed
 //! DATA/git/upstream/          what a followed upstream sent, and `upstream.published` (see `follow`)
 //! ```
 //!

@@ -61,7 +61,9 @@ pub struct Commit {
     /// The number of the generation. The first commit of a repository may have any, each later
     /// one has its parent's plus one.
     pub generation: u64,
-    /// When the generation was cut; whole seconds count.
+    /// No change of an index file after this number is in it.
+    pub change: u64,
+    /// When it was made; whole seconds count.
     pub time: SystemTime,
     /// What changed, for people. The first line is made by `commit`: `generation N: …`.
     pub message: String,
@@ -102,9 +104,9 @@ impl fmt::Debug for Repo {
 
 struct Inner {
     dir: PathBuf,
-    /// What readers see. Exchanged as a whole only by a reset.
+    /// What readers see. Exchanged as a whole when the repository is opened anew.
     state: RwLock<State>,
-    /// Held by who commits or resets: one at a time.
+    /// Held by who commits or sets aside: one at a time.
     writing: Mutex<Writing>,
     size_bytes: AtomicU64,
 }
@@ -121,7 +123,7 @@ struct State {
 struct Writing {
     /// A commit failed half-way: what is on the disk has to be looked at again before the next.
     failed: bool,
-    /// What is damaged and cannot be made anew from the packs: only a reset helps.
+    /// What is damaged and cannot be made anew from the packs: it has to be set aside.
     is_beyond_mending: bool,
 }
 
@@ -154,12 +156,13 @@ impl Repo {
     /// Writes one commit on top of the head, durably (pack and ref are synced), and makes it the
     /// head. A change that leaves a file as it is changes nothing; a commit without any change is
     /// made nevertheless. `changes` may be long and is read once, in any order; of two changes of
-    /// one path the last one counts.
-    pub fn commit(
+    /// one path the last one counts. `facts` is called when all of it was read, and nothing becomes
+    /// visible if it fails.
+    pub fn commit<E: From<Error>>(
         &self,
-        commit: &Commit,
         changes: &mut dyn Iterator<Item = FileChange>,
-    ) -> Result<Head, Error> {
+        facts: impl FnOnce() -> Result<Commit, E>,
+    ) -> Result<Head, E> {
         let mut writing = self.inner.writing.lock();
         self.inner.mend(&mut writing)?;
         if !self.inner.state().chain.is_in_place() {
@@ -177,14 +180,13 @@ impl Repo {
         let parent = state.history.head();
         if before.is_some() && parent.is_none() {
             // The changes are those since a head that somebody took away.
-            return Err(Error::damaged(&self.inner.dir, "its commits are gone"));
+            return Err(Error::damaged(&self.inner.dir, "its commits are gone").into());
         }
-        check_generation(parent, commit.generation)?;
-        let new = write_pack(&state.packs, commit, parent, changes)?;
+        let new = write_pack(&state.packs, parent, changes, facts)?;
         let head = new.head;
         if let Err(error) = self.inner.make_head(&state, parent, new) {
             writing.failed = true;
-            return Err(error);
+            return Err(error.into());
         }
         self.inner.tidy(&state);
         Ok(head)
@@ -192,11 +194,15 @@ impl Repo {
 
     /// The bytes of a file in the tree of `commit`; `None`: it is not there.
     pub fn file(&self, commit: ObjectId, path: &str) -> Result<Option<Bytes>, Error> {
+        let blob = self.file_id(commit, path)?;
+        blob.map(|blob| self.blob(blob)).transpose()
+    }
+
+    /// The blob of a file in the tree of `commit`; `None`: it is not there.
+    pub fn file_id(&self, commit: ObjectId, path: &str) -> Result<Option<ObjectId>, Error> {
         let packs = self.packs();
         let tree = commits::read(&packs, &commit)?.tree;
-        trees::find(&packs, tree, path)?
-            .map(|blob| self.blob(blob))
-            .transpose()
+        trees::find(&packs, tree, path)
     }
 
     /// The bytes of a blob.
@@ -227,18 +233,6 @@ impl Repo {
         trees::walk_readable(&packs, tree, visit)
     }
 
-    /// The files in which `new` differs from `old` (`None`: from an empty tree): path, and the new
-    /// blob or `None` for a file that went.
-    pub fn diff(
-        &self,
-        old: Option<ObjectId>,
-        new: ObjectId,
-    ) -> Result<Vec<(String, Option<ObjectId>)>, Error> {
-        let packs = self.packs();
-        let tree_of = |commit| commits::read(&packs, &commit).map(|read| read.tree);
-        trees::diff(&packs, old.map(tree_of).transpose()?, Some(tree_of(new)?))
-    }
-
     /// A commit of the history by its generation; `None`: it is not (or no longer) here.
     pub fn commit_of(&self, generation: u64) -> Option<ObjectId> {
         self.inner.state.read().history.commit_of(generation)
@@ -259,15 +253,17 @@ impl Repo {
         self.inner.size_bytes.load(Ordering::Relaxed)
     }
 
-    /// Throws everything away and starts with an empty repository (to be rebuilt).
-    pub fn reset(&self) -> Result<(), Error> {
-        self.start_anew(false)
-    }
-
     /// Starts with an empty repository, and keeps the one that is there as `….broken-<n>`: it may
     /// hold what nothing else does. The newest of those stay.
     pub fn set_aside(&self) -> Result<(), Error> {
-        self.start_anew(true)
+        let mut writing = self.inner.writing.lock();
+        // Whatever fails from here on, the next commit looks at what there is.
+        writing.failed = true;
+        let found = heal::start_anew(&self.inner.dir)?;
+        *self.inner.state.write() = State::of(found);
+        self.inner.measure();
+        *writing = Writing::default();
+        Ok(())
     }
 
     /// How many repositories that were set aside lie beside this one.
@@ -281,22 +277,11 @@ impl Repo {
         !is_there("HEAD") || !is_there("objects/pack")
     }
 
-    fn start_anew(&self, keeps: bool) -> Result<(), Error> {
-        let mut writing = self.inner.writing.lock();
-        // Whatever fails from here on, the next commit looks at what there is.
-        writing.failed = true;
-        let found = heal::start_anew(&self.inner.dir, keeps)?;
-        *self.inner.state.write() = State::of(found);
-        self.inner.measure();
-        *writing = Writing::default();
-        Ok(())
-    }
-
     /// Makes anew what was found damaged while it was served; costs nothing when nothing was, or
     /// while somebody commits. Blocks for the disk.
     ///
     /// # Errors
-    /// Damage that the packs themselves have: the repository has to be reset and rebuilt.
+    /// Damage that the packs themselves have: the repository has to be set aside.
     pub fn mend(&self) -> Result<(), Error> {
         if !self.is_damaged() {
             return Ok(());
@@ -398,12 +383,12 @@ impl Inner {
 }
 
 /// Writes the pack of a new generation; it is in its place, and nothing names it yet.
-fn write_pack(
+fn write_pack<E: From<Error>>(
     packs: &Packs,
-    commit: &Commit,
     parent: Option<Head>,
     changes: &mut dyn Iterator<Item = FileChange>,
-) -> Result<NewPack, Error> {
+    facts: impl FnOnce() -> Result<Commit, E>,
+) -> Result<NewPack, E> {
     packs.refresh()?;
     let old_tree = match parent {
         Some(parent) => Some(commits::read(packs, &parent.id)?.tree),
@@ -418,7 +403,9 @@ fn write_pack(
     };
     let tree = editor.root(old_tree, &files)?;
     let bases = editor.bases;
-    let data = commits::to_bytes(commit, tree, parent.map(|parent| parent.id));
+    let commit = facts()?;
+    check_generation(parent, commit.generation)?;
+    let data = commits::to_bytes(&commit, tree, parent.map(|parent| parent.id));
     let id = id_of(Kind::Commit, &data)?;
     pack.add(&compress(packs, Kind::Commit, id, &data)?)?;
     Ok(NewPack {

@@ -344,55 +344,6 @@ fn walk_below(
     Ok(())
 }
 
-/// The files in which `new` differs from `old`, in the tree's order.
-pub(super) fn diff(
-    packs: &Packs,
-    old: Option<ObjectId>,
-    new: Option<ObjectId>,
-) -> Result<Vec<(String, Option<ObjectId>)>, Error> {
-    let mut found = Vec::new();
-    diff_below(packs, (old, new), "", 0, &mut found)?;
-    Ok(found)
-}
-
-fn diff_below(
-    packs: &Packs,
-    (old, new): (Option<ObjectId>, Option<ObjectId>),
-    prefix: &str,
-    depth: usize,
-    found: &mut Vec<(String, Option<ObjectId>)>,
-) -> Result<(), Error> {
-    let Some(tree) = new.or(old).filter(|_| old != new) else {
-        return Ok(());
-    };
-    check_depth(packs, &tree, depth)?;
-    let read = |tree: Option<ObjectId>| match tree {
-        Some(tree) => Entries::read(packs, &tree),
-        None => Ok(Entries::default()),
-    };
-    for (key, (old, new)) in paired(read(old)?, read(new)?) {
-        let path = join(packs, &tree, prefix, &key)?;
-        if key.ends_with(b"/") {
-            diff_below(packs, (old, new), &path, depth + 1, found)?;
-        } else if old != new {
-            found.push((path, new));
-        }
-    }
-    Ok(())
-}
-
-/// What stands under each name in two trees.
-fn paired(old: Entries, new: Entries) -> BTreeMap<Vec<u8>, (Option<ObjectId>, Option<ObjectId>)> {
-    let mut both: BTreeMap<_, (Option<ObjectId>, Option<ObjectId>)> = BTreeMap::new();
-    for (key, (_, id)) in old.0 {
-        both.entry(key).or_default().0 = Some(id);
-    }
-    for (key, (_, id)) in new.0 {
-        both.entry(key).or_default().1 = Some(id);
-    }
-    both
-}
-
 fn check_depth(packs: &Packs, tree: &ObjectId, depth: usize) -> Result<(), Error> {
     if depth < DEPTH_MAX {
         return Ok(());

@@ -15,7 +15,7 @@ pub mod bundle;
 mod error;
 mod fetch;
 mod follow;
-mod generations;
+mod git_index;
 mod index;
 pub mod jobs;
 mod lines;
@@ -37,18 +37,19 @@ use std::{
 pub use error::Error;
 pub use fetch::{CrateAnswer, CrateFile, Follower};
 pub use follow::{Options as FollowOptions, Status as FollowStatus};
-pub use generations::{GitState, GitStatus, Options as GenerationOptions};
+pub use git_index::{GitIndex, GitState, GitStatus, Options as GenerationOptions};
 pub use index::IndexFileAnswer;
 pub use tasks::Clock;
-pub use views::{NoView, ViewGit, ViewStatus};
+pub use views::{NoView, ViewStatus};
 
-use self::{
-    fetch::Progress, generations::Generations, index::Refreshed, stale::Stale, tasks::Tasks,
-};
+use self::{fetch::Progress, git_index::GitIndexes, index::Refreshed, stale::Stale, tasks::Tasks};
 use crate::{
     git,
     metrics::{Metrics, SetAside},
-    policy::freshness::{self, Mode},
+    policy::{
+        self,
+        freshness::{self, Mode},
+    },
     registry::{Checksum, CrateName, Release},
     store::{self, Blob, Store},
     upstream::{self, Upstream},
@@ -70,7 +71,7 @@ pub struct Options {
     /// How long a failure answers those who ask for the same thing again: longer than a herd
     /// takes to arrive, shorter than cargo's first retry.
     pub remember_failure: Duration,
-    /// When generations of the git index are cut.
+    /// When commits of the git indexes are made.
     pub generations: GenerationOptions,
     /// How the upstream's git index is followed.
     pub follow: FollowOptions,
@@ -161,10 +162,10 @@ struct Inner {
     jobs: jobs::Registry,
     /// What is done each minute and at the end, for those above.
     each_minute: EachMinute,
-    /// `None`: the git index is switched off.
-    generations: Option<Arc<Generations>>,
     /// The views of the index that are served.
     views: views::Views,
+    /// The git index of each view; none where git is switched off.
+    git_indexes: GitIndexes,
     /// `None`: the index is asked for entry by entry.
     follow: Option<Arc<follow::Follow>>,
     tasks: parking_lot::RwLock<Tasks>,
@@ -242,10 +243,13 @@ impl Mirror {
         clock: Clock,
         repo: Option<git::Repo>,
     ) -> std::io::Result<Mirror> {
-        let cutting = options.generations.clone();
-        let generations = repo.map(|repo| Arc::new(Generations::new(cutting, store.clone(), repo)));
-        let cutting = generations.is_some().then_some(&options.generations);
-        let views = views::Views::new(&options.views, &store, cutting);
+        let views = views::Views::new(&options.views);
+        let git_indexes = repo.map(|repo| {
+            let dir = |view: &policy::View| options.views.dir.join(view.name());
+            let views = views.iter().map(|view| (Arc::clone(view), dir(view)));
+            GitIndexes::new(&options.generations, &store, repo, views)
+        });
+        let git_indexes = git_indexes.unwrap_or_default();
         let tasks = Tasks::start()?;
         let follow = follow::Follow::open(&options.follow, &upstream, tasks.stop_flag())?;
         let uses = upkeep::Uses::new(options.upkeep.keep_uses_for);
@@ -267,50 +271,31 @@ impl Mirror {
                 stale: Stale::default(),
                 jobs: jobs::Registry::default(),
                 each_minute: EachMinute::default(),
-                generations,
                 views,
+                git_indexes,
                 follow,
                 tasks: parking_lot::RwLock::new(tasks),
             }),
         };
         mirror.recall_jobs();
-        mirror.start_generations();
-        mirror.start_views();
+        mirror.start_git_indexes();
         mirror.start_upkeep();
         mirror.start_following();
         mirror.start_schedule();
         Ok(mirror)
     }
 
-    fn start_generations(&self) {
-        let Some(generations) = &self.inner.generations else {
-            return;
-        };
-        if let Err(error) = generations.restore_index() {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "could not take lost index files from the git index; it is tried again"
-            );
-        }
-        let tasks = self.inner.tasks.read();
-        drop(tasks.spawn(generations::keep_cutting(
-            Arc::clone(generations),
-            self.inner.clock,
-            Arc::clone(&self.inner.metrics),
-            self.is_filling(),
-            tasks.stop_flag(),
-        )));
-    }
-
-    fn start_views(&self) {
+    fn start_git_indexes(&self) {
         let inner = &self.inner;
+        let tasks = inner.tasks.read();
+        let is_filling = self.is_filling();
         inner
-            .views
-            .start(&inner.tasks.read(), inner.clock, &inner.metrics);
+            .git_indexes
+            .start(&tasks, inner.clock, &inner.metrics, is_filling);
     }
 
     /// Whether an index that is followed is on its way for the first time.
-    fn is_filling(&self) -> impl Fn() -> bool + use<> {
+    fn is_filling(&self) -> impl Fn() -> bool + Clone + Send + use<> {
         // Weak: the loop that asks belongs to what this would keep alive.
         let inner = Arc::downgrade(&self.inner);
         move || {
@@ -322,25 +307,10 @@ impl Mirror {
         }
     }
 
-    /// The repository of the git index; `None`: it is switched off.
-    pub fn git(&self) -> Option<&git::Repo> {
-        let generations = self.inner.generations.as_ref()?;
-        Some(&generations.repo)
-    }
-
-    /// Whether the git index can be served. Switched off, it never has a base.
-    pub fn git_state(&self) -> GitState {
-        let generations = self.inner.generations.as_ref();
-        generations.map_or(GitState::NoBase, |generations| generations.state())
-    }
-
     /// Says by which URL clients reach this server, without a slash at its end: the git index
     /// names it in its `config.json`. A new one makes a commit.
     pub fn set_public_base(&self, base: Option<String>) {
-        self.inner.views.set_base(base.as_deref());
-        if let Some(generations) = &self.inner.generations {
-            generations.set_base(base);
-        }
+        self.inner.git_indexes.set_base(base.as_deref());
     }
 
     fn start_upkeep(&self) {
@@ -416,11 +386,8 @@ impl Mirror {
             mode: inner.options().mode,
             fetching: inner.fetches.under_way(),
             refreshing: inner.refreshes.under_way(),
-            git: inner
-                .generations
-                .as_ref()
-                .map(|generations| generations.status()),
-            views: inner.views.status(),
+            git: inner.git_indexes.root().map(GitIndex::status),
+            views: inner.views.status(&inner.git_indexes),
             now: inner.clock.now(),
             uptime: inner.clock.uptime(),
         }
@@ -428,8 +395,7 @@ impl Mirror {
 
     /// How much lies aside that could not be used. Looks into two folders.
     pub fn set_aside(&self) -> [(SetAside, u64); 2] {
-        let generations = self.inner.generations.as_ref();
-        let repositories = generations.map_or(0, |made| made.repo.count_set_aside());
+        let repositories = self.git().map_or(0, git::Repo::count_set_aside);
         [
             (SetAside::Database, self.inner.store.set_aside()),
             (SetAside::Repository, repositories),
@@ -490,37 +456,6 @@ impl Mirror {
         self.inner.fetches.under_way() > 0 || self.inner.refreshes.under_way() > 0
     }
 
-    /// Cuts what is staged, so that a clone made elsewhere from the files has it. What does not
-    /// fit into the time is cut at the next start.
-    fn cut_last(&self, until: Instant) {
-        let inner = &self.inner;
-        let Some(generations) = inner.generations.clone() else {
-            return;
-        };
-        if generations.staged().names == 0 {
-            return;
-        }
-        let (clock, metrics) = (inner.clock, Arc::clone(&inner.metrics));
-        let stop = inner.tasks.read().stop_flag();
-        let (done, wait) = std::sync::mpsc::sync_channel(1);
-        drop(inner.tasks.read().spawn(async move {
-            let _told = generations::cut_once(
-                &generations,
-                clock,
-                &metrics,
-                generations::May::Begin,
-                &stop,
-            )
-            .await;
-            // Nobody waits any more when the time is over.
-            let _nobody = done.send(());
-        }));
-        let left = until.saturating_duration_since(Instant::now());
-        if wait.recv_timeout(left.max(LAST_WRITE_GRACE)).is_err() {
-            tracing::info!("what changed last goes into the git index at the next start");
-        }
-    }
-
     /// Ends all jobs, giving those under way `grace`, and brings the store to rest.
     ///
     /// # Errors
@@ -545,9 +480,8 @@ impl Mirror {
         while self.is_fetching() && Instant::now() < until {
             std::thread::sleep(IDLE_CHECK);
         }
-        self.cut_last(until);
         let least = Instant::now() + LAST_WRITE_GRACE;
-        self.inner.views.cut_last(until.max(least));
+        self.inner.git_indexes.end(until.max(least));
         let left = until.saturating_duration_since(Instant::now());
         self.inner
             .tasks

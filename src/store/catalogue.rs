@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 
 use super::{
     error::{EngineError, Error},
-    keys::{BORN, CRATES, GENERATION, KEPT, LOST, META, NAMES, STAGED, STATE, State},
+    keys::{BORN, CHANGE_NUMBER, CRATES, FIRST_RECORD, KEPT, LOST, META, NAMES, STATE, State},
 };
 use crate::util::fs::sync_dir;
 
@@ -52,8 +52,6 @@ pub(super) struct Catalogue {
     crates: sled::Tree,
     names: sled::Tree,
     meta: sled::Tree,
-    staged: sled::Tree,
-    generation: sled::Tree,
     kept: sled::Tree,
     dir: PathBuf,
     /// Side files that were synced already.
@@ -65,15 +63,10 @@ pub(super) struct Catalogue {
 /// Keys with their values; `None`: it goes.
 pub(super) type Pairs = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
-/// Keys with their values.
-pub(super) type NewPairs = Vec<(Vec<u8>, Vec<u8>)>;
-
 /// The trees that are read in pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tree {
     Crates,
-    Staged,
-    Generation,
     Kept,
 }
 
@@ -136,7 +129,7 @@ impl Catalogue {
     /// # Errors
     /// [`Error::Engine`].
     pub(super) fn visit(&self, visit: &mut dyn FnMut(&[u8], Value) -> bool) -> Result<(), Error> {
-        let mut rest = self.crates.iter();
+        let mut rest = self.crates.range(FIRST_RECORD..);
         while let Some((key, value)) = guarded("read the records", || rest.next().transpose())? {
             if !visit(&key, value) {
                 break;
@@ -227,18 +220,32 @@ impl Catalogue {
         })
     }
 
-    /// The last pair of a tree.
+    /// The number of the last change of an index file; 0: there was none.
     ///
     /// # Errors
     /// [`Error::Engine`].
-    pub(super) fn last(&self, tree: Tree) -> Result<Option<(Value, Value)>, Error> {
-        guarded("read the records", || self.tree(tree).last())
+    pub(super) fn change_number(&self) -> Result<u64, Error> {
+        let bytes = guarded("read its change number", || self.crates.get(CHANGE_NUMBER))?;
+        let bytes = bytes.and_then(|bytes| <[u8; 8]>::try_from(&*bytes).ok());
+        Ok(bytes.map_or(0, u64::from_le_bytes))
+    }
+
+    /// Sets the number alone.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub(super) fn set_change_number(&self, number: u64) -> Result<(), Error> {
+        guarded("write its change number", || {
+            let bytes = &number.to_le_bytes();
+            self.crates.insert(CHANGE_NUMBER, bytes).map(drop)
+        })
     }
 
     /// Puts and removes (`None`) values of a tree as one batch.
     ///
     /// # Errors
     /// [`Error::Engine`].
+    #[cfg(test)]
     pub(super) fn put(&self, tree: Tree, pairs: Pairs) -> Result<(), Error> {
         let batch = batch_of(pairs);
         guarded("write records", || self.tree(tree).apply_batch(batch))
@@ -257,8 +264,6 @@ impl Catalogue {
     fn tree(&self, tree: Tree) -> &sled::Tree {
         match tree {
             Tree::Crates => &self.crates,
-            Tree::Staged => &self.staged,
-            Tree::Generation => &self.generation,
             Tree::Kept => &self.kept,
         }
     }
@@ -270,34 +275,32 @@ impl Catalogue {
     }
 
     /// Applies one batch, in an order in which a stop in the middle does no harm: a name without a
-    /// record is passed over, a file that is staged and did not change is found out at the cut, and a
-    /// state that is behind makes the journal be read again.
+    /// record is passed over, and a state that is behind makes the journal be read again. Records
+    /// and their change number are there together or not at all.
     ///
     /// # Errors
     /// [`Error::Engine`].
     pub(super) fn apply(
         &self,
         records: Vec<(String, Vec<u8>)>,
+        change_number: u64,
         new_names: &[String],
-        staged: NewPairs,
         kept: Pairs,
         state: &State,
     ) -> Result<(), Error> {
-        let mut before = sled::Batch::default();
-        for (key, value) in staged {
-            before.insert(key, value);
-        }
         let mut names = sled::Batch::default();
         for name in new_names {
             names.insert(name.as_str(), &[]);
         }
         let mut crates = sled::Batch::default();
+        if !records.is_empty() {
+            crates.insert(CHANGE_NUMBER, &change_number.to_le_bytes());
+        }
         for (key, value) in records {
             crates.insert(key.as_str(), value);
         }
         let kept = batch_of(kept);
         guarded("write records", || {
-            self.staged.apply_batch(before)?;
             self.names.apply_batch(names)?;
             self.crates.apply_batch(crates)?;
             self.kept.apply_batch(kept)?;
@@ -425,8 +428,6 @@ fn open_here(
         crates: tree(CRATES)?,
         names: tree(NAMES)?,
         meta: tree(META)?,
-        staged: tree(STAGED)?,
-        generation: tree(GENERATION)?,
         kept: tree(KEPT)?,
         dir,
         synced: Mutex::default(),
@@ -437,8 +438,6 @@ fn open_here(
         catalogue
             .visit(&mut |_key, _value| true)
             .and_then(|()| catalogue.visit_names(&mut |_name| ()))
-            .and_then(|()| catalogue.read_through(Tree::Staged))
-            .and_then(|()| catalogue.read_through(Tree::Generation))
             .and_then(|()| catalogue.read_through(Tree::Kept))
             .and_then(|()| catalogue.state())
             .map_err(|error| OpenFault::Broken(with_source(&error)))?;

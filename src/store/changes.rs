@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 use super::{Store, stamps::Stamps};
 use crate::registry::CrateName;
 
-/// How many names a subscriber may have waiting. Who is further behind looks at everything.
-const MAX_NAMES: usize = 4096;
+/// How many names a subscriber may have waiting. Who is further behind looks at everything, which
+/// takes seconds with a whole registry: as many as a large sync changes in a minute, in a megabyte.
+const MAX_NAMES: usize = 16_384;
 
 /// What changed since somebody last asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,15 +29,47 @@ pub struct Changes {
     pending: Arc<Mutex<Pending>>,
 }
 
+/// How much waits for a subscriber.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// How many names; `None`: more than are remembered.
+    pub names: Option<u64>,
+    /// A number that grows with each change.
+    pub changes: u64,
+}
+
 impl Changes {
     /// What changed since the last time.
-    pub fn take(&mut self) -> Changed {
-        let pending = std::mem::take(&mut *self.pending.lock());
-        if pending.is_everything {
+    pub fn take(&self) -> Changed {
+        let mut pending = self.pending.lock();
+        let names = std::mem::take(&mut pending.names);
+        if std::mem::take(&mut pending.is_everything) {
             return Changed::Everything;
         }
-        let names = pending.names.iter();
+        let names = names.iter();
         Changed::Names(names.filter_map(|key| CrateName::parse(key).ok()).collect())
+    }
+
+    /// Has the next [`take`](Changes::take) return this as well: it was taken and not dealt with.
+    pub fn put_back(&self, changed: &Changed) {
+        let mut pending = self.pending.lock();
+        match changed {
+            Changed::Names(names) => {
+                let keys: Vec<_> = names.iter().map(|name| name.key().to_owned()).collect();
+                pending.add(keys.iter());
+            }
+            Changed::Everything => pending.set_everything(),
+        }
+    }
+
+    /// How much waits.
+    pub fn waiting(&self) -> Waiting {
+        let pending = self.pending.lock();
+        let names = u64::try_from(pending.names.len()).unwrap_or(u64::MAX);
+        Waiting {
+            names: (!pending.is_everything).then_some(names),
+            changes: pending.changes,
+        }
     }
 }
 
@@ -45,10 +78,12 @@ struct Pending {
     /// Lower-case names.
     names: BTreeSet<String>,
     is_everything: bool,
+    changes: u64,
 }
 
 impl Pending {
     fn add<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
+        self.changes = self.changes.saturating_add(1);
         if self.is_everything {
             return;
         }
@@ -59,6 +94,7 @@ impl Pending {
     }
 
     fn set_everything(&mut self) {
+        self.changes = self.changes.saturating_add(1);
         self.names.clear();
         self.is_everything = true;
     }
@@ -114,7 +150,7 @@ impl Store {
     }
 
     /// Subscribes to what changes from now on: names whose index entry or whose held crate files
-    /// became others. At most 4096 names wait for each subscriber.
+    /// became others. At most 16,384 names wait for each subscriber.
     pub fn changes(&self) -> Changes {
         self.shared().watchers.subscribe()
     }

@@ -437,23 +437,6 @@ impl<'a> View<'a> {
     }
 }
 
-/// The bytes of a frame of so many bytes.
-///
-/// # Errors
-/// [`Damaged`] if the frame is not what was written.
-pub(super) fn decompress_frame(frame: &Frame, raw_len: u32) -> Result<Vec<u8>, Damaged> {
-    let length = usize::try_from(raw_len).map_err(|_large| Damaged)?;
-    if length > MAX_SNAPSHOT_BYTES {
-        return Err(Damaged);
-    }
-    let bytes = DICTIONARIES.decompress(frame.dictionary, &frame.bytes, length)?;
-    if bytes.len() == length {
-        Ok(bytes)
-    } else {
-        Err(Damaged)
-    }
-}
-
 fn check_crc(bytes: &[u8], frame_len: usize, expected: u32) -> Result<(), Damaged> {
     let frame_at = bytes.len().checked_sub(frame_len).ok_or(Damaged)?;
     let mut crc = crc32fast::Hasher::new();
@@ -603,47 +586,6 @@ pub fn from_millis(millis: u64) -> SystemTime {
 /// Only for want of memory.
 pub(super) fn compress(bytes: &[u8]) -> std::io::Result<Frame> {
     DICTIONARIES.compress(bytes)
-}
-
-/// The fastest that finds long matches: what differs between two files of one crate is small.
-const PATCH_LEVEL: i32 = 3;
-
-/// Both ends take the window from the lengths, which both know, so that all of the prefix counts.
-fn window_log(raw_len: usize, prefix: &[u8]) -> u32 {
-    let bytes = raw_len.saturating_add(prefix.len()).next_power_of_two();
-    bytes.trailing_zeros().clamp(10, 30)
-}
-
-/// Compresses `bytes` by what they share with `prefix`.
-///
-/// # Errors
-/// Only for want of memory.
-pub(super) fn compress_against(bytes: &[u8], prefix: &[u8]) -> std::io::Result<Vec<u8>> {
-    use std::io::Write as _;
-    let mut encoder = zstd::Encoder::with_ref_prefix(Vec::new(), PATCH_LEVEL, prefix)?;
-    encoder.window_log(window_log(bytes.len(), prefix))?;
-    // The entry has the length and a crc.
-    encoder.include_checksum(false)?;
-    encoder.write_all(bytes)?;
-    encoder.finish()
-}
-
-/// Undoes [`compress_against`] with the same prefix.
-///
-/// # Errors
-/// If the frame is not what was written, or for another prefix in ways that show.
-pub(super) fn decompress_against(
-    data: &[u8],
-    prefix: &[u8],
-    raw_len: usize,
-) -> std::io::Result<Vec<u8>> {
-    use std::io::Read as _;
-    let mut decoder = zstd::Decoder::with_ref_prefix(data, prefix)?;
-    decoder.window_log_max(window_log(raw_len, prefix).max(27))?;
-    let mut bytes = Vec::with_capacity(raw_len);
-    let limit = u64::try_from(raw_len).unwrap_or(u64::MAX).saturating_add(1);
-    decoder.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// The first half of the sha256 of `bytes`.

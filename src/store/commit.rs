@@ -31,13 +31,12 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{
     blobs::{Walk, sync_folders},
-    catalogue::{Catalogue, NewPairs, Pairs, Tree, panic_text},
+    catalogue::{Catalogue, panic_text},
     codec::{Frame, HELD, Record, View, compress},
-    edits::{Edits, Encoded},
+    edits::Edits,
     error::{EngineError, Error},
     facts::{Event, Validators},
-    generations::{self, Generation},
-    journal::{Entry, GenerationLine, Journal, encode_told},
+    journal::{Entry, Journal, encode_told},
     kept::{Kept, KeptBatch},
     keys::{Counts, Held, State, prefix_of},
     ledger,
@@ -60,6 +59,9 @@ const MAX_UNMARKED: usize = 1024;
 /// How long the queue is quiet before what was put off is flushed.
 const QUIET: Duration = Duration::from_secs(1);
 
+/// What a time in whole seconds may be behind.
+const SECOND: Duration = Duration::from_secs(1);
+
 /// How long after opening sled anew it is not tried again.
 const HEAL_PAUSE: Duration = Duration::from_secs(10);
 
@@ -80,33 +82,19 @@ pub(super) enum Job {
     Remove(Vec<Removal>, Reply<Freed>),
     WalkBegin(Reply<()>),
     WalkEnd(Walk, Reply<()>),
-    /// One step of a generation, and its number that the answer is: an epoch, or nothing.
+    /// One step beside the batches. The answer is the change number.
     Step(Box<Step>, Reply<u64>),
     Close(Reply<()>),
 }
 
-/// One step of a cut, or of a way back from the repository. Each is done by itself, between
-/// batches.
+/// What is done by itself, between batches.
 pub(super) enum Step {
-    /// Begins a new epoch, with all that was written before durable. Answers its number.
-    Begin,
-    /// Parts of a generation's patches. They count only with its record, so nothing is synced.
-    Parts(Pairs),
-    /// A generation's record, and what stays staged all the same.
-    Publish {
-        generation: Box<Generation>,
-        /// What the journal gets; `None`: it has it.
-        line: Option<GenerationLine>,
-        keep: Pairs,
-    },
-    /// Names whose files differ from the last generation.
-    Stage(Pairs),
-    /// What was staged and is of no use.
-    Sweep(Pairs),
-    /// Index files that were lost.
+    /// Makes durable all that was written before.
+    MakeDurable,
+    /// Gives index files back that were lost.
     Restore(Vec<Restored>),
-    /// All index files that were lost are back.
-    Back,
+    /// All index files that were lost are back, and with them the changes up to this number.
+    Back { change: u64 },
 }
 
 /// An index file that was lost and found again.
@@ -282,6 +270,8 @@ pub(super) struct Committer {
     healed_at: Option<Instant>,
     /// The journal has entries that sled may not have: they are replayed at the next open.
     behind: bool,
+    /// The number of the last change of an index file that was written.
+    change_number: u64,
     /// The latest time that a job brought: for the name of a folder that is set aside.
     now: SystemTime,
     /// Crate files that came or went, and whose marks do not tell so yet. What was written of them
@@ -401,6 +391,7 @@ impl Committer {
     ) -> Committer {
         let Recovered {
             state,
+            change_number,
             is_miscounted,
             ..
         } = recovered;
@@ -413,6 +404,7 @@ impl Committer {
             dirty: false,
             healed_at: None,
             behind: false,
+            change_number,
             now,
             unmarked: BTreeMap::new(),
             unmarked_count: 0,
@@ -434,6 +426,7 @@ impl Committer {
             let outcome = catch_unwind(AssertUnwindSafe(|| self.turn(work)));
             if let Err(panic) = outcome {
                 self.shared.failing.store(true, SeqCst);
+                self.shared.watchers.tell_everything();
                 self.dirty = true;
                 tracing::error!(
                     said = panic_text(panic.as_ref()),
@@ -505,96 +498,33 @@ impl Committer {
         }
     }
 
-    // --- generations
+    // --- index files given back
 
     fn step(&mut self, step: Step) -> Result<u64, Error> {
         self.shared.check_record_space()?;
         self.settle()?;
         let catalogue = self.shared.catalogue().ok_or_else(not_open)?;
         match step {
-            Step::Begin => return self.begin_epoch(&catalogue),
-            Step::Parts(parts) => catalogue.put(Tree::Generation, parts)?,
-            Step::Publish {
-                generation,
-                line,
-                keep,
-            } => self.publish_generation(&catalogue, &generation, line.as_ref(), keep)?,
-            Step::Stage(pairs) => {
-                let count = pairs.len() as u64;
-                catalogue.put(Tree::Staged, pairs)?;
-                self.shared.staging.now.fetch_add(count, SeqCst);
-                self.shared.staging.changes.fetch_add(count, SeqCst);
+            Step::MakeDurable => {}
+            Step::Restore(files) => {
+                self.dirty = true;
+                self.restore(&catalogue, files)?;
+                return Ok(self.change_number);
             }
-            Step::Sweep(pairs) => catalogue.put(Tree::Staged, pairs)?,
-            Step::Restore(files) => self.restore(&catalogue, files)?,
-            Step::Back => {
+            Step::Back { change } => {
+                self.dirty = true;
+                self.change_number = self.change_number.max(change);
+                catalogue.set_change_number(self.change_number)?;
                 catalogue.set_lost(false)?;
-                catalogue.flush()?;
                 self.shared.lacks_index.store(false, SeqCst);
-                self.wrote();
-                return Ok(0);
             }
         }
-        self.dirty = true;
-        Ok(0)
-    }
-
-    /// Readers of the cut see what sled has, so that must be durable.
-    fn begin_epoch(&mut self, catalogue: &Catalogue) -> Result<u64, Error> {
         if self.dirty {
             catalogue.flush()?;
             self.wrote();
         }
-        let last = generations::last_of(catalogue)?;
-        let newest = last.map_or(0, |last| last.facts.number);
-        loop {
-            let leftovers = generations::leftovers(catalogue, newest)?;
-            if leftovers.is_empty() {
-                break;
-            }
-            let removed = leftovers.into_iter().map(|key| (key, None)).collect();
-            catalogue.put(Tree::Generation, removed)?;
-        }
-        let staging = &self.shared.staging;
-        let counted = staging.now.swap(0, SeqCst);
-        staging.before.fetch_add(counted, SeqCst);
-        Ok(staging.epoch.fetch_add(1, SeqCst).saturating_add(1))
-    }
-
-    fn publish_generation(
-        &mut self,
-        catalogue: &Catalogue,
-        generation: &Generation,
-        line: Option<&GenerationLine>,
-        keep: Pairs,
-    ) -> Result<(), Error> {
-        let mut state = self.state;
-        if let Some(line) = line {
-            self.journal.append_generation(line)?;
-            self.shared.journal_len.store(self.journal.len(), SeqCst);
-            if !self.behind {
-                state.journal_len = self.journal.len();
-            }
-        }
-        let (was_behind, kept) = (self.behind, keep.len() as u64);
-        self.behind = true;
-        self.dirty = true;
-        catalogue.put(Tree::Staged, keep)?;
-        let (key, value) = generation.encode();
-        let mut pairs = vec![(key, Some(value))];
-        let too_old = generations::too_old(catalogue, generation)?;
-        pairs.extend(too_old.into_iter().map(|key| (key, None)));
-        catalogue.put(Tree::Generation, pairs)?;
-        catalogue.put_state(&state)?;
-        catalogue.flush()?;
-        self.wrote();
-        self.behind = was_behind;
-        self.state = state;
-        let staging = &self.shared.staging;
-        if staging.floor.swap(generation.epoch(), SeqCst) < generation.epoch() {
-            staging.before.store(kept, SeqCst);
-        }
-        Ok(())
+        self.shared.change_number.store(self.change_number, SeqCst);
+        Ok(self.change_number)
     }
 
     fn restore(&mut self, catalogue: &Catalogue, files: Vec<Restored>) -> Result<(), Error> {
@@ -613,7 +543,7 @@ impl Committer {
         } in files
         {
             let before = catalogue.get(name.key())?;
-            if before.is_some_and(|record| self.shared.has_frame(name.key(), &record)) {
+            if before.is_some_and(|record| self.is_kept(&name, &record, checked)) {
                 continue;
             }
             let (record, is_new) = edits.get_or_new(catalogue, &name)?;
@@ -634,14 +564,14 @@ impl Committer {
         }
         let mut state = self.state;
         let encoded = edits.encode(&mut state)?;
+        self.change_number = self.change_number.saturating_add(encoded.changed_files);
         catalogue.apply(
             encoded.records,
+            self.change_number,
             &encoded.new_names,
-            Vec::new(),
             Vec::new(),
             &state,
         )?;
-        self.dirty = true;
         self.state = state;
         self.shared.set_totals(&state);
         self.shared.add_names(&encoded.new_names);
@@ -651,7 +581,21 @@ impl Committer {
             self.shared.bump(name.key());
         }
         self.shared.watchers.tell(&keys);
+        self.shared.change_number.store(self.change_number, SeqCst);
         Ok(())
+    }
+
+    /// Whether a record has a file that is at least as new as one of the time `given`, which is of
+    /// whole seconds.
+    fn is_kept(&self, name: &CrateName, record: &[u8], given: SystemTime) -> bool {
+        let view = self.shared.view(name.key(), record);
+        let facts = view.and_then(|view| self.shared.facts(&view));
+        facts
+            .filter(|facts| facts.has_snapshot)
+            .is_some_and(|facts| {
+                let since = facts.checked.duration_since(given);
+                since.is_ok_and(|since| since >= SECOND)
+            })
     }
 
     /// Writes the marks that wait: what is written of the count of files without them would hide
@@ -701,6 +645,8 @@ impl Committer {
         if matches!(error, Error::Full { .. }) {
             return;
         }
+        // What was applied of it becomes visible with the next write that succeeds.
+        self.shared.watchers.tell_everything();
         if !self.shared.failing.swap(true, SeqCst) {
             let cause = std::error::Error::source(error).map(ToString::to_string);
             tracing::error!(%error, cause, "a write to the store failed (told once)");
@@ -940,16 +886,21 @@ impl Committer {
         self.behind = true;
         let events: Vec<Event> = happened.entries.iter().map(Entry::event).collect();
         self.shared.events.count(&events);
-        let staged = self.stage(&catalogue, &encoded)?;
-        let staged_names = staged.len() as u64;
+        // What a failed batch leaves of it is passed over.
+        self.change_number = self.change_number.saturating_add(encoded.changed_files);
         let KeptBatch { pairs, before, .. } = happened.kept;
         if work.needs_flush() {
             self.shared.cover(encoded.before);
             self.shared.cover(before);
         }
-        catalogue.apply(encoded.records, &encoded.new_names, staged, pairs, &state)?;
-        self.shared.staging.now.fetch_add(staged_names, SeqCst);
         self.dirty = true;
+        catalogue.apply(
+            encoded.records,
+            self.change_number,
+            &encoded.new_names,
+            pairs,
+            &state,
+        )?;
         if work.needs_flush() {
             catalogue.flush()?;
             self.wrote();
@@ -968,6 +919,7 @@ impl Committer {
         }
         self.shared.watchers.tell(&happened.visible);
         self.shared.watchers.tell(&happened.marked);
+        self.shared.change_number.store(self.change_number, SeqCst);
         Ok(Done {
             events: split(events, &happened.counts),
         })
@@ -988,10 +940,6 @@ impl Committer {
             })?;
         }
         Ok(frames)
-    }
-
-    fn stage(&self, catalogue: &Catalogue, encoded: &Encoded) -> Result<NewPairs, Error> {
-        self.shared.staging.of_batch(catalogue, encoded)
     }
 
     /// What a walk found, and what came in or went since it began.
@@ -1201,13 +1149,12 @@ impl Committer {
                 }
                 self.behind = false;
                 self.shared.set_totals(&self.state);
-                let floor = generations::last_of(&catalogue)
-                    .ok()
-                    .flatten()
-                    .map_or(0, |last| last.epoch());
-                if let Err(error) = self.shared.staging.recover(&catalogue, floor) {
-                    tracing::error!(%error, "could not look through what is staged");
-                }
+                self.change_number = recovered.change_number;
+                let change_number = self.change_number;
+                self.shared.change_number.store(change_number, SeqCst);
+                self.shared
+                    .change_number_at_open
+                    .store(change_number, SeqCst);
                 self.shared.set_catalogue(Some(catalogue));
                 self.recount();
                 self.shared.forget_names();

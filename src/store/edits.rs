@@ -28,6 +28,8 @@ pub(super) struct Edits {
 pub(super) struct Encoded {
     pub(super) records: Vec<(String, Vec<u8>)>,
     pub(super) new_names: Vec<String>,
+    /// How many of the records have another index file than before.
+    pub(super) changed_files: u64,
     /// What readers see until the batch is durable.
     pub(super) before: BTreeMap<String, Option<Value>>,
 }
@@ -47,6 +49,19 @@ fn count(state: &mut State, before: Option<&[u8]>, now: &[u8]) {
         }
         _ => None,
     };
+}
+
+/// Whether a record has another index file than before. A frame that was made anew replaces a damaged
+/// one, so it counts.
+fn is_other_file(before: Option<&[u8]>, now: &[u8]) -> bool {
+    let before = before.and_then(|bytes| View::read(bytes).ok());
+    let Ok(now) = View::read(now) else {
+        return false;
+    };
+    match before.filter(View::has_snapshot) {
+        None => now.has_snapshot(),
+        Some(before) => before.digest != now.digest || before.frame() != now.frame(),
+    }
 }
 
 impl Edits {
@@ -107,6 +122,7 @@ impl Edits {
         let mut encoded = Encoded {
             records: Vec::new(),
             new_names: Vec::new(),
+            changed_files: 0,
             before: BTreeMap::new(),
         };
         for (key, slot) in self.slots {
@@ -117,6 +133,8 @@ impl Edits {
                 .encode()
                 .ok_or(Error::TooLarge { name: record.name })?;
             count(state, slot.before.as_deref(), &bytes);
+            let is_changed = is_other_file(slot.before.as_deref(), &bytes);
+            encoded.changed_files = encoded.changed_files.saturating_add(is_changed.into());
             if slot.before.is_none() {
                 state.names = state.names.saturating_add(1);
                 encoded.new_names.push(key.clone());

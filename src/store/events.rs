@@ -325,7 +325,7 @@ impl EventLog {
             let (event, is_own) = match line {
                 Line::Name(entry) => (entry.event(), true),
                 Line::Told(event) => (event, false),
-                Line::Generation(_) | Line::Kept(_) => return true,
+                Line::Kept(_) => return true,
             };
             places.add(at, &event.name);
             // Of another store's past only what must not be missed is news here.

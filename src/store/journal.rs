@@ -32,15 +32,6 @@
 //! | 7 | name gone | |
 //! | 8 | name back | |
 //!
-//! Kind 9, a generation of the index that was published as a commit of the git index, has no name:
-//!
-//! | offset | bytes | field |
-//! |---|---|---|
-//! | 0 | 8 | number |
-//! | 8 | 20 | commit id |
-//! | 28 | 20 | id of the parent, zeroes: it is the first of its history |
-//! | 48 | | message |
-//!
 //! Kind 10, something that another room keeps ([`kept`](super::kept)), a part at a time; a value with
 //! a part missing is passed over:
 //!
@@ -105,8 +96,6 @@ const MAX_SEARCH_BYTES: usize = 4 << 20;
 pub(super) enum Line {
     /// Something happened to a name.
     Name(Entry),
-    /// A generation was published.
-    Generation(GenerationLine),
     /// A part of what another room keeps.
     Kept(KeptLine),
     /// Something that another store's journal told.
@@ -229,42 +218,6 @@ const KEPT: u8 = 10;
 
 /// The kind of a frame with what another store told.
 const TOLD: u8 = 11;
-
-/// A generation, as far as the journal keeps it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct GenerationLine {
-    pub(super) at: SystemTime,
-    pub(super) number: u64,
-    pub(super) commit: [u8; 20],
-    pub(super) parent: Option<[u8; 20]>,
-    pub(super) message: String,
-}
-
-impl GenerationLine {
-    fn encode(&self, out: &mut Vec<u8>) -> Option<()> {
-        let mut payload = self.number.to_le_bytes().to_vec();
-        payload.extend_from_slice(&self.commit);
-        payload.extend_from_slice(&self.parent.unwrap_or([0; 20]));
-        payload.extend_from_slice(self.message.as_bytes());
-        put_frame(out, GENERATION, to_millis(self.at), &payload)
-    }
-
-    fn read(millis: u64, payload: &mut Reader<'_>) -> Result<GenerationLine, Damaged> {
-        let number = u64::from_le_bytes(payload.array()?);
-        let commit = payload.array()?;
-        let parent: [u8; 20] = payload.array()?;
-        Ok(GenerationLine {
-            at: from_millis(millis),
-            number,
-            commit,
-            parent: (parent != [0; 20]).then_some(parent),
-            message: payload.text(payload.0.len())?.to_owned(),
-        })
-    }
-}
-
-/// The kind of a frame that tells of a generation.
-const GENERATION: u8 = 9;
 
 /// What happened to a name, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -438,10 +391,6 @@ fn take_rows(payload: &mut Reader<'_>) -> Result<Vec<LedgerRow>, Damaged> {
 
 /// Reads a payload. `None`: a kind that this build does not know.
 fn read_payload(kind: u8, millis: u64, payload: &[u8]) -> Result<Option<Line>, Damaged> {
-    if kind == GENERATION {
-        let line = GenerationLine::read(millis, &mut Reader(payload))?;
-        return Ok(Some(Line::Generation(line)));
-    }
     if kind == KEPT {
         return Ok(Some(Line::Kept(KeptLine::read(&mut Reader(payload))?)));
     }
@@ -530,7 +479,7 @@ pub(super) fn read_events(
         let event = match line {
             Line::Name(entry) => entry.event(),
             Line::Told(event) => event,
-            Line::Generation(_) | Line::Kept(_) => return true,
+            Line::Kept(_) => return true,
         };
         take(after, event)
     })
@@ -839,24 +788,6 @@ impl Journal {
         Ok(places)
     }
 
-    /// Appends the frame of a generation and syncs it.
-    ///
-    /// # Errors
-    /// As [`append`](Journal::append).
-    pub(super) fn append_generation(&mut self, line: &GenerationLine) -> Result<(), Error> {
-        if self.failed_sync {
-            return Err(Error::FailedSync {
-                path: self.path.clone(),
-            });
-        }
-        let mut bytes = Vec::new();
-        // Messages are cut to a hundred lines long before.
-        line.encode(&mut bytes).ok_or_else(|| {
-            Error::io("write to the journal", &self.path)(io::ErrorKind::InvalidData.into())
-        })?;
-        self.write(&bytes)
-    }
-
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let fault = Error::io("write to the journal", &self.path);
         if let Err(error) = self.file.write_all_at(bytes, self.len) {
@@ -1012,30 +943,6 @@ mod tests {
         drawn.extend(crc32fast::hash(b"\x03\0\0\0\x07\x02\x01\0\0\0\0\0\0\x02ab").to_le_bytes());
         drawn.extend(b"\x07\x02\x01\0\0\0\0\0\0\x02ab");
         assert_eq!(std::fs::read(&path).expect("readable"), drawn);
-    }
-
-    #[test]
-    fn a_generation_is_read_as_it_was_written() {
-        let dir = TempDir::new().expect("a folder");
-        let path = dir.path().join("journal");
-        let line = GenerationLine {
-            at: from_millis(1000),
-            number: 7,
-            commit: [3; 20],
-            parent: None,
-            message: "1 crate: 1 new".to_owned(),
-        };
-        write(&path, &[gone("before")]);
-        read(&path, 0).0.append_generation(&line).expect("written");
-        write(&path, &[gone("after")]);
-        let mut found = Vec::new();
-        Journal::open(&path, 0, &mut |_at, line| {
-            found.push(line);
-            Ok(())
-        })
-        .expect("opens");
-        assert_eq!(found.len(), 3);
-        assert_eq!(found[1], Line::Generation(line));
     }
 
     #[test]

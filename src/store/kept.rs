@@ -64,10 +64,12 @@ pub enum Table {
     Pins,
     /// The traffic history.
     History,
+    /// Which commit of each view's git index was published.
+    Published,
 }
 
 impl Table {
-    const ALL: [Table; 7] = [
+    const ALL: [Table; 8] = [
         Table::Failures,
         Table::Reports,
         Table::Imports,
@@ -75,6 +77,7 @@ impl Table {
         Table::Sets,
         Table::Pins,
         Table::History,
+        Table::Published,
     ];
 
     /// Its number on disk. Below every byte that a crate's name can start with.
@@ -87,6 +90,7 @@ impl Table {
             Table::Sets => 5,
             Table::Pins => 6,
             Table::History => 7,
+            Table::Published => 8,
         }
     }
 

@@ -3,12 +3,10 @@
 //! | tree | key | value |
 //! |---|---|---|
 //! | `crates` | the crate's lower-case name | its record ([`codec`](super::codec)) |
+//! | `crates` | 0 and `changes` | the change number, 8 bytes, little-endian ([`published`](super::published)) |
 //! | `names` | the crate's lower-case name | nothing: what a search looks through, without the records |
 //! | `meta` | `state` | [`State`] |
 //! | `meta` | `lost` | nothing: index files were lost with an older sled and have to come back |
-//! | `staged` | the lower-case name, 0, the epoch (8 bytes, high first) | what the name's file was ([`staged`](super::staged)) |
-//! | `generation` | the generation, 8 bytes, and 4 bytes of zero, high first | its record ([`generations`](super::generations)) |
-//! | `generation` | the generation and the number of a part from 1 on, likewise | that part of its patches ([`patch`](super::patch)) |
 //! | `kept` | the number of a table in one byte, and a key as text | what another room keeps ([`kept`](super::kept)) |
 #![warn(clippy::arithmetic_side_effects)]
 
@@ -16,46 +14,17 @@ use super::codec::{Damaged, Reader};
 use crate::registry::Checksum;
 
 pub(super) const CRATES: &str = "crates";
+/// Beside the records, so that one batch writes both. No name starts with a zero.
+pub(super) const CHANGE_NUMBER: &str = "\0changes";
+/// Below it are no records.
+pub(super) const FIRST_RECORD: &[u8] = &[1];
 pub(super) const NAMES: &str = "names";
 pub(super) const META: &str = "meta";
 pub(super) const STATE: &str = "state";
 pub(super) const LOST: &str = "lost";
 /// A number that was drawn when this sled was made.
 pub(super) const BORN: &str = "born";
-pub(super) const STAGED: &str = "staged";
-pub(super) const GENERATION: &str = "generation";
 pub(super) const KEPT: &str = "kept";
-
-/// The key of what a name's file was in an epoch.
-pub(super) fn staged_key(name: &str, epoch: u64) -> Vec<u8> {
-    let mut key = name.as_bytes().to_vec();
-    key.push(0);
-    key.extend_from_slice(&epoch.to_be_bytes());
-    key
-}
-
-/// The name and the epoch of such a key.
-pub(super) fn read_staged_key(key: &[u8]) -> Option<(&str, u64)> {
-    let (rest, epoch) = key.split_last_chunk()?;
-    let name = str::from_utf8(rest.strip_suffix(&[0])?).ok()?;
-    Some((name, u64::from_be_bytes(*epoch)))
-}
-
-/// The key of a generation's record (part 0) or of a part of its patches.
-pub(super) fn generation_key(number: u64, part: u32) -> [u8; 12] {
-    let mut key = [0; 12];
-    let (head, tail) = key.split_at_mut(8);
-    head.copy_from_slice(&number.to_be_bytes());
-    tail.copy_from_slice(&part.to_be_bytes());
-    key
-}
-
-/// The generation and the part of such a key.
-pub(super) fn read_generation_key(key: &[u8]) -> Option<(u64, u32)> {
-    let (number, part) = key.split_first_chunk()?;
-    let part: &[u8; 4] = part.try_into().ok()?;
-    Some((u64::from_be_bytes(*number), u32::from_be_bytes(*part)))
-}
 
 const STATE_FORMAT: u8 = 1;
 

@@ -4,8 +4,8 @@
 //! DATA/
 //!   format      orlop store format 1
 //!   lock        held by the one process that has the store; its process id, or `clean`
-//!   sled/       one record per crate name: the index file, its validators, the version table
-//!               and the way back through the generations of the git index (keys, generations)
+//!   sled/       one record per crate name: the index file, its validators, the version table;
+//!               the change number, and what was published as a commit    (keys, published)
 //!   blobs/      value files: crate files by their sha256                         (blobs)
 //!   quarantine/ damaged value files that were set aside; never served           (removal)
 //!   spool/      crate files that are coming in; swept at start
@@ -40,13 +40,12 @@ mod error;
 mod events;
 mod facts;
 mod folder;
-mod generations;
 mod history;
 mod journal;
 mod kept;
 mod keys;
 mod ledger;
-mod patch;
+mod published;
 mod rebuild;
 mod releases;
 mod removal;
@@ -54,7 +53,6 @@ mod restoring;
 mod scratch;
 mod shared;
 mod space;
-mod staged;
 mod stamps;
 #[cfg(test)]
 mod tests;
@@ -75,7 +73,7 @@ use bytes::Bytes;
 
 pub use self::{
     blobs::{Blob, Reservation, SpoolReader},
-    changes::{Changed, Changes},
+    changes::{Changed, Changes, Waiting},
     codec::{MAX_SNAPSHOT_BYTES, from_millis, to_millis},
     error::{EngineError, Error, Mismatch},
     events::{CrateHistory, EventLog, LogEntry, LogKind, Occurrences},
@@ -83,11 +81,8 @@ pub use self::{
         Adoption, Change, EntryFacts, Event, EventKind, Found, KnownChecksum, OpenReport,
         ReleaseFacts, Snapshot, Totals, Validators,
     },
-    generations::{
-        CatchUp, CommitId, Cut, CutFile, Describe, Generation, GenerationFacts, History,
-        HistoryFiles, PatchWriter, Staged, Survey,
-    },
     kept::Table,
+    published::{CommitId, Published},
     removal::{Leftover, LeftoverKind, Removal},
     restoring::Restoring,
     space::{Room, Space, SpaceProbe},
@@ -188,12 +183,14 @@ impl Store {
         let blobs = BlobFolder::open(folder.dir.join("blobs"))?;
         let (catalogue, journal, recovered) =
             rebuild::open(&folder, &options, &blobs, now, &mut report)?;
-        let floor = generations::last_of(&catalogue)?.map_or(0, |last| last.epoch());
-        let shared = Shared::new(options, folder, blobs, catalogue);
-        if let Some(catalogue) = shared.catalogue() {
-            shared.staging.recover(&catalogue, floor)?;
-        }
-        let shared = Arc::new(shared);
+        let change_number = recovered.change_number;
+        let shared = Arc::new(Shared::new(
+            options,
+            folder,
+            blobs,
+            catalogue,
+            change_number,
+        ));
         let committer = Committer::new(Arc::clone(&shared), journal, recovered, now);
         std::thread::Builder::new()
             .name("store-commit".to_owned())

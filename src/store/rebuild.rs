@@ -11,14 +11,13 @@ use std::{
 use super::{
     Options,
     blobs::{BlobFolder, Walk},
-    catalogue::{Catalogue, OpenFault, Tree, VERIFY_BYTES},
+    catalogue::{Catalogue, OpenFault, VERIFY_BYTES},
     codec::to_millis,
     edits::Edits,
     error::Error,
     facts::{Event, OpenReport},
     folder::{Folder, sync_folder},
-    generations::Generation,
-    journal::{Entry, GenerationLine, HEADER_BYTES, Journal, KeptLine, Line},
+    journal::{Entry, HEADER_BYTES, Journal, KeptLine, Line},
     kept::Assembly,
     keys::State,
     ledger,
@@ -37,6 +36,8 @@ const MISSING: &str = "the index database was missing or had lost its state";
 #[derive(Debug, Default)]
 pub(super) struct Recovered {
     pub(super) state: State,
+    /// The number of the last change of an index file. Nothing that is replayed changes one.
+    pub(super) change_number: u64,
     /// Why sled was set aside.
     pub(super) rebuilt: Option<String>,
     /// Names with a replayed entry.
@@ -176,8 +177,6 @@ struct Replay<'a> {
     assembly: Assembly,
     /// Whether sled had a state.
     is_known: bool,
-    /// The last generation that the journal tells of.
-    generation: Option<GenerationLine>,
     /// All value files, where they had to be counted: spares millions of looks for one of them.
     walk: Option<Walk>,
     recovered: Recovered,
@@ -206,6 +205,7 @@ impl<'a> Replay<'a> {
         let mut recovered = Recovered {
             is_miscounted: is_behind && !is_new,
             state: known.unwrap_or_else(State::of_none),
+            change_number: catalogue.change_number()?,
             ..Recovered::default()
         };
         // Sled knows nothing, so the files have to be counted. Nobody stops this walk.
@@ -231,7 +231,6 @@ impl<'a> Replay<'a> {
             kept: BTreeMap::new(),
             assembly: Assembly::default(),
             is_known: known.is_some(),
-            generation: None,
             walk,
             from,
             lost_bytes: state.journal_len.saturating_sub(length),
@@ -242,10 +241,6 @@ impl<'a> Replay<'a> {
     fn take(&mut self, at: u64, line: Line) -> io::Result<()> {
         match line {
             Line::Name(entry) => self.take_entry(at, &entry),
-            Line::Generation(line) => {
-                self.generation = Some(line);
-                Ok(())
-            }
             Line::Kept(line) => {
                 self.take_kept(at, line);
                 Ok(())
@@ -319,25 +314,11 @@ impl<'a> Replay<'a> {
         self.recovered.names += self.recovered.state.names - before;
         self.catalogue.apply(
             encoded.records,
+            self.recovered.change_number,
             &encoded.new_names,
-            Vec::new(),
             std::mem::take(&mut self.kept).into_iter().collect(),
             &self.recovered.state,
         )
-    }
-
-    /// Of a generation that sled forgot, number and commit are known, and nothing that leads to the
-    /// one before. (One that sled merely missed is taken in from the repository, with its patches.)
-    fn keep_generation(&self) -> Result<(), Error> {
-        let Some(line) = self.generation.as_ref().filter(|_| !self.is_known) else {
-            return Ok(());
-        };
-        if self.catalogue.last(Tree::Generation)?.is_some() {
-            return Ok(());
-        }
-        let (key, value) = Generation::of_journal(line).encode();
-        self.catalogue
-            .put(Tree::Generation, vec![(key, Some(value))])
     }
 
     fn has_edits(&self) -> bool {
@@ -345,7 +326,6 @@ impl<'a> Replay<'a> {
     }
 
     fn finish(mut self, journal_len: u64) -> Result<Recovered, Error> {
-        self.keep_generation()?;
         let known = self.recovered.state;
         self.recovered.state.journal_len = journal_len;
         if self.recovered.state != known || self.has_edits() || !self.is_known {

@@ -29,7 +29,6 @@ use super::{
     folder::Folder,
     keys::{Counts, Held, State},
     space::reserve_of,
-    staged::Staging,
     stamps::Stamps,
 };
 use crate::registry::{Checksum, CrateName};
@@ -80,7 +79,10 @@ pub(super) struct Shared {
     broken_frames: RwLock<BTreeSet<String>>,
     /// The last write failed, and none has succeeded since.
     pub(super) failing: AtomicBool,
-    pub(super) staging: Staging,
+    /// The number of the last change that readers see and subscribers were told of.
+    pub(super) change_number: AtomicU64,
+    /// The change number that sled had when it was last opened.
+    pub(super) change_number_at_open: AtomicU64,
     /// What sled says of lost index files, or that it could not be read: for who asks often.
     pub(super) lacks_index: AtomicBool,
     /// Sled gave an error or panicked: the committer should look at it.
@@ -110,6 +112,7 @@ impl Shared {
         folder: Folder,
         blobs: BlobFolder,
         catalogue: Catalogue,
+        change_number: u64,
     ) -> Shared {
         Shared {
             queue: Queue::new(options.write_deadline),
@@ -140,7 +143,8 @@ impl Shared {
             damaged: AtomicU64::new(0),
             broken_frames: RwLock::default(),
             failing: AtomicBool::new(false),
-            staging: Staging::default(),
+            change_number: AtomicU64::new(change_number),
+            change_number_at_open: AtomicU64::new(change_number),
             suspect: AtomicBool::new(false),
             reopened: AtomicU64::new(0),
         }
@@ -186,12 +190,6 @@ impl Shared {
         View::read(record)
             .inspect_err(|error| self.note_damage(key, error))
             .ok()
-    }
-
-    /// Whether a record has a file that was not found damaged yet.
-    pub(super) fn has_frame(&self, key: &str, record: &[u8]) -> bool {
-        View::read(record).is_ok_and(|view| view.has_snapshot())
-            && !self.broken_frames.read().contains(key)
     }
 
     pub(super) fn note_damage(&self, key: &str, error: &dyn std::error::Error) {

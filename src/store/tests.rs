@@ -949,13 +949,7 @@ fn a_damaged_record_counts_as_absent_and_is_healed() {
         let mut bytes = good.clone();
         bytes[place] ^= 0x20;
         catalogue
-            .apply(
-                vec![("demo".into(), bytes)],
-                &[],
-                Vec::new(),
-                Vec::new(),
-                &state,
-            )
+            .apply(vec![("demo".into(), bytes)], 1, &[], Vec::new(), &state)
             .expect("applied");
         let found = bytes_of(&store, "demo");
         assert!(found.is_none() || found == original, "byte {place}");
@@ -1035,7 +1029,13 @@ fn sled_that_breaks_while_it_runs_is_rebuilt() {
     let dir = TempDir::new().expect("a folder");
     small_store(dir.path());
     let store = open(dir.path());
-    // Nothing of it was read yet: the damage is met by a reader.
+    let filler = |number| change(&format!("filler-{number}"), &[("1.0.0", "a", false)], at(1));
+    store
+        .publish((0..200).map(filler).collect(), at(1))
+        .expect("published");
+    store.close().expect("closed");
+    let store = open(dir.path());
+    // Only its first page was read yet: the damage is met by a reader.
     let db = dir.path().join("sled/db");
     let mut bytes = fs::read(&db).expect("readable");
     for byte in bytes.iter_mut().step_by(3) {
@@ -1043,7 +1043,7 @@ fn sled_that_breaks_while_it_runs_is_rebuilt() {
     }
     fs::write(&db, bytes).expect("written");
     for _try in 0..100 {
-        drop(store.entry(&name("demo")).expect("no error"));
+        drop(store.entry(&name("filler-99")).expect("no error"));
         if broken(dir.path()) == 1 && store.totals().writable {
             break;
         }
@@ -1214,7 +1214,7 @@ fn readers_see_what_is_durable_and_nothing_else() {
     let new = new.encode().expect("fits");
     let records = vec![("demo".to_owned(), new.clone()), ("late".to_owned(), new)];
     catalogue
-        .apply(records, &[], Vec::new(), Vec::new(), &state)
+        .apply(records, 2, &[], Vec::new(), &state)
         .expect("applied");
     assert_eq!(bytes_of(&store, "demo"), before);
     assert_eq!(store.entry(&name("late")).expect("readable"), None);
@@ -1420,194 +1420,121 @@ fn a_journal_of_format_1_rebuilds_a_store() {
     is_sound(&store);
 }
 
-// --- generations
-
-fn facts(number: u64) -> GenerationFacts {
-    GenerationFacts {
-        number,
-        time: at(number),
-        commit: [u8::try_from(number).expect("few"); 20],
-        parent: (number > 1).then(|| [u8::try_from(number - 1).expect("few"); 20]),
-        message: format!("message {number}"),
-        config: (number == 1).then(|| "{}".into()),
-    }
-}
-
-/// Cuts the next generation, and returns its files.
-fn cut(store: &Store) -> Vec<(String, Option<Bytes>)> {
-    let last = store.last_generation().expect("readable");
-    let mut cut = store.cut(last.is_none()).expect("begun");
-    let files = cut
-        .by_ref()
-        .map(|file| (file.name.to_string(), file.bytes))
-        .collect();
-    let number = cut.number();
-    cut.publish(facts(number)).expect("published");
-    files
-}
-
-/// All generations on the way back.
-fn history(store: &Store) -> Vec<Vec<(String, Option<Bytes>)>> {
-    let mut history = store.history(None).expect("readable").expect("whole");
-    let count = history.count();
-    (0..count)
-        .map(|place| {
-            let mut files = history.files(place);
-            let found = files
-                .by_ref()
-                .map(|file| (file.name.to_string(), file.bytes))
-                .collect();
-            assert!(files.check().expect("readable"), "generation at {place}");
-            found
-        })
-        .collect()
-}
-
-fn long_file(krate: &str, seed: u64, versions: u64) -> Vec<(String, String)> {
-    let version = |minor| (format!("1.{minor}.0"), format!("{krate}{seed}{minor}"));
-    (0..versions).map(version).collect()
-}
-
-fn publish_long(store: &Store, krate: &str, seed: u64, versions: u64) {
-    let owned = long_file(krate, seed, versions);
-    let lines: Vec<_> = owned
-        .iter()
-        .map(|(version, content)| (version.as_str(), content.as_str(), false))
-        .collect();
-    publish(store, krate, &lines, seed);
-}
+// --- the git index
 
 #[test]
-fn the_way_back_leads_through_all_generations() {
+fn the_change_number_counts_index_files_and_is_never_behind_them() {
     let dir = TempDir::new().expect("a folder");
     let store = open(dir.path());
-    let mut expected = Vec::new();
-    // Some of the patches have several parts: whole files of random checksums.
-    for (round, versions) in [2000, 1, 1500, 0, 900, 901, 2, 1200]
-        .into_iter()
-        .enumerate()
-    {
-        for krate in ["large", "larger", "largest"].iter().take(round % 3 + 1) {
-            publish_long(&store, krate, round as u64 / 2, versions + 1);
-        }
-        publish(
-            &store,
-            &format!("small-{round}"),
-            &[("1.0.0", "a", false)],
-            0,
-        );
-        expected.push(cut(&store));
-    }
-    // What is staged and not cut is not in the way.
-    publish_long(&store, "large", 99, 50);
-    publish(&store, "new", &[("1.0.0", "a", false)], 0);
-    assert_eq!(history(&store), expected);
-    let dir = killed(dir.path());
-    let store = open(dir.path());
-    assert_eq!(history(&store), expected);
-    assert_eq!(store.staged().names, 2);
-    let first = store.generation(1).expect("readable").expect("there");
-    assert_eq!(first.facts, facts(1));
-    assert_eq!(cut(&store).len(), 2);
-}
-
-#[test]
-fn a_cut_is_of_one_moment_and_what_comes_later_is_in_the_next() {
-    let dir = TempDir::new().expect("a folder");
-    let store = open(dir.path());
-    let line = |content| [("1.0.0", content, false)];
-    for krate in ["a", "b", "c"] {
-        publish(&store, krate, &line("1"), 0);
-    }
-    // The first one takes all names.
-    let mut first = store.cut(true).expect("begun");
-    publish(&store, "b", &line("2"), 0);
-    publish(&store, "d", &line("2"), 0);
-    let files: Vec<_> = first.by_ref().map(|file| (file.name, file.bytes)).collect();
-    let one = |krate| (name(krate), Some(file(krate, &line("1")).bytes().clone()));
-    assert_eq!(files, [one("a"), one("b"), one("c")]);
-    // A stop before the record: it is begun again.
-    let copy = killed(dir.path());
-    assert_eq!(cut(&open(copy.path())).len(), 4);
-    first.publish(facts(1)).expect("published");
-    assert_eq!(store.staged().names, 2);
-    let copy = killed(dir.path());
-    for store in [store, open(copy.path())] {
-        let names: Vec<_> = cut(&store).into_iter().map(|(name, _bytes)| name).collect();
-        assert_eq!(names, ["b", "d"]);
-        assert_eq!(cut(&store), []);
-        assert_eq!(store.staged().names, 0);
-        assert_eq!(history(&store).len(), 3);
-    }
-}
-
-#[test]
-fn a_store_of_format_1_without_generations_has_all_names_in_its_first() {
-    let copy = copy_of_fixture();
-    let (store, _report) = open_report(copy.path());
-    assert_eq!(store.last_generation().expect("readable"), None);
-    let names: Vec<_> = cut(&store).into_iter().map(|(name, _bytes)| name).collect();
-    assert_eq!(names, ["demo", "other"]);
-    assert_eq!(cut(&store), []);
-}
-
-fn generations_fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/store-v1-generations")
-}
-
-/// As `write_the_fixture`.
-#[test]
-#[ignore = "writes into the source tree"]
-fn write_the_fixture_of_generations() {
-    let dir = generations_fixture();
-    assert!(!dir.exists(), "a fixture is written once");
-    let store = open(&dir);
+    assert_eq!(store.change_number(), 0);
     publish(&store, "demo", &[("1.0.0", "a", false)], 1);
-    cut(&store);
-    publish(
-        &store,
-        "demo",
-        &[("1.0.0", "a", false), ("1.1.0", "b", false)],
-        2,
+    assert_eq!(store.change_number(), 1);
+    // What is the same, a crate file and what is kept are no changes of an index file.
+    publish(&store, "demo", &[("1.0.0", "a", false)], 2);
+    drop(hold(&store, "demo", "1.0.0", "a"));
+    store
+        .keep(Table::Pins, vec![("x".into(), Some(b"1".into()))])
+        .expect("kept");
+    assert_eq!(store.change_number(), 1);
+    let changes = ["one", "two"].map(|krate| change(krate, &[("1.0.0", "a", false)], at(3)));
+    store.publish(changes.into(), at(3)).expect("published");
+    assert_eq!(store.make_durable().expect("durable"), 3);
+    let copy = killed(dir.path());
+    let again = open(copy.path());
+    assert_eq!(
+        (again.change_number(), again.change_number_at_open()),
+        (3, 3)
     );
-    publish(&store, "more", &[("1.0.0", "a", false)], 2);
-    cut(&store);
-    publish(
-        &store,
-        "demo",
-        &[("1.0.0", "a", true), ("1.1.0", "b", false)],
-        3,
+    let mut names = Vec::new();
+    let visit = |entry: EntryFacts| {
+        names.push(entry.name.to_string());
+        ControlFlow::Continue(())
+    };
+    again.names(visit).expect("readable");
+    assert_eq!(names, ["demo", "one", "two"]);
+    // All that a commit with the number 10 has is back.
+    again.index_is_back(10).expect("noted");
+    again.index_is_back(2).expect("noted");
+    assert_eq!(
+        (again.change_number(), again.change_number_at_open()),
+        (10, 3)
     );
-    store.close().expect("closed");
+    drop(again);
+    let again = open(copy.path());
+    publish(&again, "three", &[("1.0.0", "a", false)], 4);
+    assert_eq!(
+        (again.change_number(), again.change_number_at_open()),
+        (11, 10)
+    );
+    assert!(!again.index_was_lost().expect("readable"));
 }
 
 #[test]
-fn generations_of_format_1_are_read() {
-    let copy = TempDir::new().expect("a folder");
-    copy_tree(&generations_fixture(), copy.path());
+fn an_index_file_is_given_back_where_the_store_has_no_newer_one() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(dir.path());
+    let one = [("1.0.0", "a", false)];
+    let two = [("1.0.0", "a", false), ("1.1.0", "b", false)];
+    let given = |versions: &[(&str, &str, bool)]| {
+        let bytes = file("demo", versions).bytes().clone();
+        vec![(name("demo"), bytes)]
+    };
+    let has = |versions: &[(&str, &str, bool)]| {
+        let snapshot = store.snapshot(&name("demo")).expect("readable");
+        snapshot.expect("there").bytes == file("demo", versions).bytes()
+    };
+    store.restore(given(&one), at(5)).expect("given back");
+    assert!(has(&one));
+    let facts = store
+        .entry(&name("demo"))
+        .expect("readable")
+        .expect("known");
+    assert_eq!((facts.checked, facts.etag), (at(5), None));
+    assert_eq!(store.change_number(), 1);
+    store.restore(given(&one), at(9)).expect("given back");
+    assert_eq!(store.change_number(), 1, "nothing changed");
+    store.restore(given(&two), at(5)).expect("given back");
+    assert!(has(&two), "times of commits are whole seconds");
+    publish(&store, "demo", &one, 7);
+    store.restore(given(&two), at(6)).expect("given back");
+    assert!(has(&one));
+    store.touch(&name("demo"), at(9), None);
+    store.restore(given(&two), at(8)).expect("given back");
+    assert!(has(&one), "upstream said that it is the newest");
+    store.restore(given(&two), at(9)).expect("given back");
+    assert!(has(&two));
+}
+
+#[test]
+fn what_was_published_is_known_until_sled_is_lost() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(dir.path());
+    let published = Published {
+        change: 7,
+        generation: 2,
+        commit: [3; 20],
+    };
+    store
+        .note_published("all", Some(&published))
+        .expect("noted");
+    store
+        .note_published("held", Some(&published))
+        .expect("noted");
+    store.note_published("held", None).expect("forgotten");
+    let copy = killed(dir.path());
     let store = open(copy.path());
-    let one = file("demo", &[("1.0.0", "a", false)]).bytes().clone();
-    let two = file("demo", &[("1.0.0", "a", false), ("1.1.0", "b", false)]);
-    let more = file("more", &[("1.0.0", "a", false)]).bytes().clone();
-    let expected = [
-        vec![("demo".to_owned(), Some(one))],
-        vec![
-            ("demo".to_owned(), Some(two.bytes().clone())),
-            ("more".to_owned(), Some(more)),
-        ],
-    ];
-    assert_eq!(history(&store), expected);
-    assert_eq!(store.staged().names, 1);
-    assert_eq!(cut(&store).len(), 1);
-    // The journal alone still tells the number and the commit.
+    assert_eq!(store.published("all").expect("readable"), Some(published));
+    assert_eq!(store.published("held").expect("readable"), None);
+    publish(&store, "demo", &[("1.0.0", "a", false)], 1);
     drop(store);
     fs::remove_dir_all(copy.path().join("sled")).expect("removed");
     let store = open(copy.path());
-    let last = store.last_generation().expect("readable").expect("known");
-    assert_eq!((last.facts.number, last.facts.commit), (3, [3; 20]));
-    assert!(!last.has_patches && store.index_was_lost().expect("readable"));
-    assert!(store.may_lack_index());
-    assert!(store.history(None).expect("readable").is_none());
+    assert_eq!(store.published("all").expect("readable"), None);
+    assert_eq!(store.change_number_at_open(), 0);
+    assert!(store.may_lack_index() && store.index_was_lost().expect("readable"));
+    store.index_is_back(7).expect("noted");
+    assert!(!store.may_lack_index());
+    assert_eq!(store.change_number(), 7);
 }
 
 // --- figures

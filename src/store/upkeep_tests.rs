@@ -262,7 +262,7 @@ fn what_is_removed_on_a_full_disk_is_not_held_then_and_later() {
         store.flush_touches().expect("nothing to do");
         // A batch that is written brings the mark with it.
         publish(&store, "other", &[("1.0.0", "b", false)], 0);
-        let mut changes = store.changes();
+        let changes = store.changes();
         free.store(400, Relaxed);
         let removal = Removal {
             checksum: sum("aaaa"),
@@ -530,7 +530,7 @@ fn who_subscribed_is_told_the_names_that_changed() {
     let dir = TempDir::new().expect("a folder");
     let store = open(dir.path());
     publish(&store, "before", &[("1.0.0", "a", false)], 0);
-    let mut changes = store.changes();
+    let changes = store.changes();
     assert_eq!(changes.take(), Changed::Names(vec![]));
     publish(&store, "demo", &[("1.0.0", "aa", false)], 0);
     publish(&store, "demo", &[("1.0.0", "aa", false)], 1);
@@ -547,11 +547,33 @@ fn who_subscribed_is_told_the_names_that_changed() {
 fn who_is_too_far_behind_looks_at_everything() {
     let dir = TempDir::new().expect("a folder");
     let store = open(dir.path());
-    let mut changes = store.changes();
-    let keys = (0..4097).map(|number| format!("k{number}")).collect();
+    let changes = store.changes();
+    let keys = (0..16_385).map(|number| format!("k{number}")).collect();
     store.shared().watchers.tell(&keys);
     assert_eq!(changes.take(), Changed::Everything);
     assert_eq!(changes.take(), Changed::Names(vec![]));
+}
+
+#[test]
+fn what_is_put_back_is_taken_again() {
+    let dir = TempDir::new().expect("a folder");
+    let store = open(dir.path());
+    let changes = store.changes();
+    publish(&store, "demo", &[("1.0.0", "aa", false)], 0);
+    let before = changes.waiting();
+    assert_eq!(before.names, Some(1));
+    let taken = changes.take();
+    assert_eq!(changes.waiting().names, Some(0));
+    publish(&store, "other", &[("1.0.0", "aa", false)], 0);
+    changes.put_back(&taken);
+    assert!(changes.waiting().changes > before.changes);
+    assert_eq!(
+        changes.take(),
+        Changed::Names(vec![name("demo"), name("other")])
+    );
+    changes.put_back(&Changed::Everything);
+    assert_eq!(changes.waiting().names, None);
+    assert_eq!(changes.take(), Changed::Everything);
 }
 
 // --- the fixture

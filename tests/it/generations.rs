@@ -1,5 +1,5 @@
-//! Generations: bursts become commits, both protocols have the same bytes, either copy of the
-//! index brings the other back. The judge is the real git, on the repository in the data folder.
+//! Generations: bursts become commits, both protocols have the same bytes, a lost store recovers
+//! from the repository, and a lost repository begins anew. The judge is the real git, on the repository in the data folder.
 
 use std::{fs, path::Path, process::Command};
 
@@ -157,7 +157,7 @@ fn what_changed_last_is_cut_at_the_end() {
 }
 
 #[test]
-fn a_deleted_repository_comes_back_with_the_same_head() {
+fn a_deleted_or_damaged_repository_begins_anew_with_everything() {
     let names = names(6);
     let upstream = setting(&names);
     let orlop = over(&upstream).config("index.fresh_for", "0s").start();
@@ -173,14 +173,13 @@ fn a_deleted_repository_comes_back_with_the_same_head() {
     }
     until_generation_of(&orlop, names.len() + 1);
     let setup = orlop.terminate();
-    let (before, count) = (head(&setup.data()), commits(&setup.data()));
-    assert_eq!(count, names.len() + 1);
+    assert_eq!(commits(&setup.data()), names.len() + 1);
     let names = &names[..names.len() / 2];
     fs::remove_dir_all(setup.data().join("git")).expect("removed");
     upstream.down();
     let orlop = setup.start();
-    until_generation_of(&orlop, count);
-    assert_eq!(head(&orlop.data()), before);
+    until_generation_of(&orlop, 1);
+    assert_eq!(commits(&orlop.data()), 1);
     check_same(&orlop, names);
     // A damaged one is as good as none.
     let setup = orlop.terminate();
@@ -189,9 +188,39 @@ fn a_deleted_repository_comes_back_with_the_same_head() {
         fs::write(pack.expect("readable").path(), "rubbish").expect("written");
     }
     let orlop = setup.start();
-    until_generation_of(&orlop, count);
-    assert_eq!(head(&orlop.data()), before);
+    until_generation_of(&orlop, 1);
     check_same(&orlop, names);
+    assert!(orlop.data().join("git/index.broken-1").exists());
+}
+
+/// The part of the index that an older sled does not have is taken from the repository, and the
+/// history that clients have goes on.
+#[test]
+fn an_older_sled_gets_what_it_lacks_from_the_repository() {
+    let names = names(3);
+    let upstream = setting(&names);
+    let setup = started(&upstream).terminate();
+    let (sled, kept) = (setup.data().join("sled"), setup.data().join("kept"));
+    let copied = Command::new("cp").arg("-a").args([&sled, &kept]).status();
+    assert!(copied.expect("`cp` can be run").success());
+    let orlop = setup.start();
+    for name in &names {
+        assert_eq!(orlop.index(name).status, 200);
+    }
+    until_generation(&orlop, 2.0);
+    let setup = orlop.kill9();
+    let before = head(&setup.data());
+    fs::remove_dir_all(&sled).expect("removed");
+    fs::rename(&kept, &sled).expect("renamed");
+    upstream.down();
+    let orlop = setup.config("mode", "offline").start();
+    check_same(&orlop, &names);
+    let said = orlop.stderr();
+    assert!(said.contains("recovered from the git index"), "{said}");
+    assert_eq!(head(&orlop.data()), before);
+    let orlop = orlop.terminate().start();
+    check_same(&orlop, &names);
+    assert_eq!(head(&orlop.data()), before);
 }
 
 #[track_caller]
@@ -215,7 +244,7 @@ fn a_lost_sled_costs_no_index_entry_though_the_upstream_is_gone() {
     project.cargo(&["fetch"]).well();
     let names = ["leaf".to_owned(), "branch".to_owned()];
     let setup = orlop.terminate();
-    let (before, count) = (head(&setup.data()), commits(&setup.data()));
+    let before = head(&setup.data());
     fs::remove_dir_all(setup.data().join("sled")).expect("removed");
     upstream.down();
     let orlop = setup.config("mode", "offline").start();
@@ -228,7 +257,7 @@ fn a_lost_sled_costs_no_index_entry_though_the_upstream_is_gone() {
     // And what was taken from git is kept like everything else.
     fs::remove_dir_all(setup.data().join("git")).expect("removed");
     let orlop = setup.start();
-    until_generation_of(&orlop, count + 2);
+    until_generation_of(&orlop, 1);
     check_same(&orlop, &names);
 }
 
@@ -319,14 +348,12 @@ fn kills_at_any_time_leave_both_with_the_same_bytes() {
             && orlop.metric("orlop_generation", &[]) > 0.0
     });
     check_same(&orlop, &names);
+    let broken = orlop.data().join("git/index.broken-1");
+    assert!(!broken.exists(), "no kill costs the history");
     let setup = orlop.terminate();
-    let before = head(&setup.data());
     fs::remove_dir_all(setup.data().join("git")).expect("removed");
     let orlop = setup.start();
-    until("the repository is there again", || {
-        orlop.stderr().contains("made again") && orlop.metric("orlop_generation", &[]) > 0.0
-    });
-    until("all of it", || head(&orlop.data()) == before);
+    until_generation_of(&orlop, 1);
     check_same(&orlop, &names);
 }
 

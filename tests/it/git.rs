@@ -360,36 +360,39 @@ fn cut_files_with_objects(index: &GitIndex) {
     }
 }
 
-/// The repository is made again by itself, with the same commits.
-fn until_clones_are_whole(index: &GitIndex, head: &str) {
+/// The repository is made anew by itself, with the same files.
+fn until_clones_are_whole(index: &GitIndex, tree: &str) {
     let git = Git::new();
     until("a clone is whole again", || {
         git.run(&["clone", "-q", &index.url(), "clone"]).well
     });
-    let cloned = git.at("clone", &["rev-parse", "HEAD"]).well().stdout;
-    assert_eq!(cloned.trim(), head);
+    let cloned = git.at("clone", &["rev-parse", "HEAD^{tree}"]).well().stdout;
+    assert_eq!(cloned, tree);
 }
 
 #[test]
 fn a_client_is_told_when_a_pack_breaks_off_and_later_ones_are_whole_again() {
     let index = large();
-    let head = index.head();
+    let git = Git::new();
+    git.run(&["clone", "-q", &index.url(), "clone"]).well();
+    let tree = git.at("clone", &["rev-parse", "HEAD^{tree}"]).well().stdout;
     for version in ["0", "2"] {
         cut_files_with_objects(&index);
         let version = format!("protocol.version={version}");
         Git::new()
             .run(&["-c", &version, "clone", "-q", &index.url(), "clone"])
             .refused_with(&["the pack could not be read to its end"]);
-        until_clones_are_whole(&index, &head);
+        until_clones_are_whole(&index, &tree);
     }
     let failed = ["request=\"fetch\"", "result=\"failed\""];
     assert!(index.orlop.metric("orlop_git_requests_total", &failed) >= 2.0);
     // Without a side-band the answer is cut short of its end.
+    let head = index.head();
     cut_files_with_objects(&index);
     let body = format!("0031want {head}00000009done\n");
     let cut = request(body.as_bytes(), &[]).send(index.orlop.address());
     assert!(cut.is_err() || cut.is_ok_and(|answer| !answer.is_complete_file()));
-    until_clones_are_whole(&index, &head);
+    until_clones_are_whole(&index, &tree);
 }
 
 fn request(body: &[u8], headers: &[(&str, &str)]) -> Ask {
@@ -724,6 +727,28 @@ impl CargoClient {
         }
         self.run(&project, &["build"]);
     }
+
+    /// A history that has nothing in common with the one that was fetched takes its place.
+    fn goes_on_with_a_new_root(&self) {
+        if self.is_missing() {
+            return;
+        }
+        let index = GitIndex::demo();
+        let project = self.configured(Project::new("demo = \"0\""), &index);
+        self.run(&project, &["generate-lockfile"]);
+        let before = index.head();
+        fs::remove_dir_all(index.orlop.data().join("git/index")).expect("removed");
+        index.publish(&demo("0.1.2"));
+        assert_ne!(index.head(), before);
+        assert_eq!(index.commits(), 1);
+        for version in ["0.1.2", "0.1.3"] {
+            index.publish(&demo(version));
+            self.run(&project, &["update"]);
+            let lock = project.read("Cargo.lock");
+            assert!(lock.contains(&format!("\"{version}\"")), "{lock}");
+        }
+        self.run(&project, &["build"]);
+    }
 }
 
 fn has_nightly() -> bool {
@@ -758,6 +783,27 @@ fn cargo_uses_the_git_index_shallow_by_gitoxide() {
 #[test]
 fn cargo_uses_the_git_index_shallow_by_libgit2() {
     nightly(&["-Zgit=shallow-index"]).works();
+}
+
+#[test]
+fn cargo_goes_on_with_a_new_root_by_libgit2() {
+    LIBGIT2.goes_on_with_a_new_root();
+}
+
+#[test]
+fn cargo_goes_on_with_a_new_root_by_the_git_program() {
+    GIT_CLI.goes_on_with_a_new_root();
+}
+
+#[test]
+fn cargo_goes_on_with_a_new_root_by_gitoxide() {
+    nightly(&["-Zgitoxide=fetch"]).goes_on_with_a_new_root();
+}
+
+#[test]
+fn cargo_goes_on_with_a_new_root_shallow() {
+    nightly(&["-Zgitoxide=fetch", "-Zgit=shallow-index"]).goes_on_with_a_new_root();
+    nightly(&["-Zgit=shallow-index"]).goes_on_with_a_new_root();
 }
 
 #[test]

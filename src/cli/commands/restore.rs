@@ -11,7 +11,7 @@ use super::backup::folder::{INCOMPLETE, MANIFEST, blob_path, copy, damaged_blob,
 use crate::{
     cli::{Error, SettingArgs, load, tell},
     config::Config,
-    git::Repo,
+    git::{self, Repo},
     mirror::{
         Clock,
         archive::{PUBLIC, SECRET, is_safe},
@@ -249,9 +249,9 @@ impl Restoring<'_> {
     fn fill(&self, folder: store::Restoring, config: &Config) -> Result<u64, Error> {
         let opened = folder.open(config.store.clone(), Clock::start().now());
         let (store, _report) = opened.map_err(Error::Store)?;
-        let repo = match config.git() {
-            Some(options) => Some(Repo::open(options).map_err(Error::Git)?.0),
-            None => None,
+        let change = match config.git() {
+            Some(options) => change_of(options).map_err(Error::Git)?,
+            None => 0,
         };
         let open = |path: &str| {
             let path = self.from.join(path);
@@ -263,7 +263,7 @@ impl Restoring<'_> {
                 tell(&format!("index entries: {names} of {total}\n"));
             }
         };
-        let names = dump::restore_index(&store, repo.as_ref(), open(dump::INDEX)?, &mut told)
+        let names = dump::restore_index(&store, change, open(dump::INDEX)?, &mut told)
             .map_err(|error| self.unfilled(&error))?;
         dump::restore_kept(&store, open(dump::KEPT)?).map_err(|error| self.unfilled(&error))?;
         store.close().map_err(Error::Store)?;
@@ -277,6 +277,15 @@ impl Restoring<'_> {
                 .because(error)
                 .hint("restore an older backup, or make this one anew, and restore again"),
         )
+    }
+}
+
+/// The change number of the git index that was restored.
+fn change_of(options: git::Options) -> Result<u64, git::Error> {
+    let (repo, _report) = Repo::open(options)?;
+    match repo.head() {
+        Some(head) => Ok(repo.commit_facts(head.id)?.change),
+        None => Ok(0),
     }
 }
 

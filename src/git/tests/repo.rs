@@ -100,6 +100,7 @@ impl Place {
 fn commit_no(generation: u64) -> Commit {
     Commit {
         generation,
+        change: generation.wrapping_mul(10),
         time: UNIX_EPOCH + Duration::from_secs(1_700_000_000 + generation % 1000),
         message: format!("{generation} things\n\nand a body"),
     }
@@ -119,9 +120,16 @@ fn gone(path: &str) -> FileChange {
     }
 }
 
+fn try_commit(
+    repo: &Repo,
+    generation: u64,
+    changes: impl IntoIterator<Item = FileChange>,
+) -> Result<Head, Error> {
+    repo.commit(&mut changes.into_iter(), || Ok(commit_no(generation)))
+}
+
 fn commit(repo: &Repo, generation: u64, changes: Vec<FileChange>) -> Head {
-    repo.commit(&commit_no(generation), &mut changes.into_iter())
-        .unwrap()
+    try_commit(repo, generation, changes).unwrap()
 }
 
 /// The files of a commit with their texts.
@@ -245,7 +253,7 @@ fn generations_follow_one_another() {
     assert_eq!(files(&repo, heads[2].id), owned(&without));
 
     for given in [0, 3, 5, u64::MAX] {
-        let refused = repo.commit(&commit_no(given), &mut first().into_iter());
+        let refused = try_commit(&repo, given, first());
         assert!(
             matches!(refused, Err(Error::Generation { next: 4, .. })),
             "{given}"
@@ -314,7 +322,7 @@ fn a_path_outside_of_an_index_is_refused() {
     for path in [
         "", "/", "a/", "/a", "a//b", "../a", "a/./b", ".git/x", "a/.GIT", "a\0b", "a\nb",
     ] {
-        let refused = repo.commit(&commit_no(1), &mut [set(path, "x")].into_iter());
+        let refused = try_commit(&repo, 1, [set(path, "x")]);
         assert!(matches!(refused, Err(Error::Path { .. })), "{path:?}");
     }
     place.check();
@@ -330,17 +338,23 @@ fn the_same_commits_have_the_same_ids() {
     let mut reversed = first();
     reversed.reverse();
     assert_eq!(commit(&repo, 1, reversed), heads[0]);
-    repo.reset().unwrap();
+    repo.set_aside().unwrap();
     assert_eq!(repo.head(), None);
     assert_eq!(three(&repo), heads);
     other.check();
     assert_eq!(other.packs().len(), 3);
-    // Ids are what clients have: they never change. This is what git's own `commit-tree` makes of
-    // the same files.
+    // Ids are what clients have: they never change. git's own `hash-object` says the same of the
+    // commit.
     assert_eq!(
         other.git(&["rev-parse", "HEAD~2"]),
-        "2b2cbb75f7ac1c61ee4f138f0492e2fce0387897"
+        "f1869e9e5e565156409e106b825359f6faf835c5"
     );
+    assert_eq!(
+        other.git(&["show", "-s", "--format=%s", "HEAD~2"]),
+        "generation 1: 1 things"
+    );
+    let raw = other.git(&["cat-file", "commit", "HEAD~2"]);
+    assert!(raw.contains("\nchange 10\n\n"), "{raw}");
 }
 
 /// git sorts a folder as if its name ended in a slash.
@@ -418,44 +432,6 @@ fn a_large_import_has_the_tree_that_git_makes() {
         place.git(&["write-tree"]),
         place.git(&["rev-parse", "HEAD^{tree}"])
     );
-}
-
-#[test]
-fn a_difference_is_what_git_says_it_is() {
-    let place = Place::new();
-    let repo = place.open_clean();
-    let heads = three(&repo);
-    let fourth = commit(
-        &repo,
-        4,
-        vec![gone("1/a"), set("1/b", "x"), set("ab/cd/abcd", "z")],
-    );
-    let check = |old: ObjectId, new: ObjectId| {
-        let ours: Vec<_> = repo
-            .diff(Some(old), new)
-            .unwrap()
-            .into_iter()
-            .map(|(path, id)| {
-                let id = id.map_or("0".repeat(40), |id| id.to_string());
-                format!("{id} {path}")
-            })
-            .collect();
-        let theirs = place.git(&["diff-tree", "-r", &old.to_string(), &new.to_string()]);
-        let theirs: Vec<_> = theirs
-            .lines()
-            .map(|line| {
-                let (facts, path) = line.split_once('\t').unwrap();
-                format!("{} {path}", facts.split(' ').nth(3).unwrap())
-            })
-            .collect();
-        assert_eq!(ours, theirs);
-        ours.len()
-    };
-    assert_eq!(check(heads[0].id, heads[1].id), 2);
-    assert_eq!(check(heads[0].id, heads[2].id), 1);
-    assert_eq!(check(heads[2].id, fourth.id), 3);
-    assert_eq!(check(fourth.id, heads[0].id), 4);
-    assert_eq!(repo.diff(None, heads[0].id).unwrap().len(), FIRST.len());
 }
 
 #[test]
@@ -552,7 +528,7 @@ fn who_reads_does_not_wait_for_who_commits() {
         drop(reader.serving());
         Some(set("1/a", "x"))
     });
-    repo.commit(&commit_no(2), &mut { changes }).unwrap();
+    try_commit(&repo, 2, changes).unwrap();
     assert_eq!(repo.head().unwrap().generation, 2);
 }
 
@@ -574,7 +550,7 @@ fn a_failed_commit_leaves_the_head_and_the_next_one_works() {
     let head = commit(&repo, 1, first());
     let lock = place.dir().join("refs/heads/master.lock");
     fs::create_dir(&lock).unwrap();
-    let failed = repo.commit(&commit_no(2), &mut [set("1/a", "x")].into_iter());
+    let failed = try_commit(&repo, 2, [set("1/a", "x")]);
     assert!(matches!(failed, Err(Error::Io { .. })), "{failed:?}");
     assert_eq!(repo.head(), Some(head));
     assert_eq!(place.packs().len(), 1);
@@ -586,15 +562,33 @@ fn a_failed_commit_leaves_the_head_and_the_next_one_works() {
 }
 
 #[test]
+fn a_commit_whose_facts_fail_leaves_the_head_and_the_next_one_works() {
+    let place = Place::new();
+    let repo = place.open_clean();
+    let head = commit(&repo, 1, first());
+    let mut was_read = false;
+    let changes = std::iter::once_with(|| {
+        was_read = true;
+        set("1/a", "x")
+    });
+    let failed = repo.commit(&mut { changes }, || {
+        Err(Error::damaged(&place.dir(), "on purpose"))
+    });
+    assert!(failed.is_err() && was_read);
+    assert_eq!(repo.head(), Some(head));
+    assert_eq!(place.packs().len(), 1);
+    place.check();
+    commit(&repo, 2, vec![set("1/a", "x")]);
+    place.check();
+}
+
+#[test]
 fn an_iterator_that_panics_leaves_nothing_behind() {
     let place = Place::new();
     let repo = place.open_clean();
     commit(&repo, 1, first());
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        repo.commit(
-            &commit_no(2),
-            &mut std::iter::from_fn(|| panic!("on purpose")),
-        )
+        try_commit(&repo, 2, std::iter::from_fn(|| panic!("on purpose")))
     }));
     assert!(caught.is_err());
     place.check();
@@ -756,7 +750,7 @@ fn a_damaged_object_is_never_given_out() {
     let read = repo.file(head.id, "1/a");
     assert!(matches!(&read, Err(error) if error.is_damage()), "{read:?}");
     assert!(repo.file(head.id, "1/b").unwrap().is_some());
-    repo.reset().unwrap();
+    repo.set_aside().unwrap();
     assert_eq!(repo.head(), None);
     commit(&repo, 1, vec![set("1/a", &text)]);
     place.check();
@@ -814,17 +808,6 @@ fn an_index_that_points_elsewhere_gives_nothing_out() {
         let read = repo.file(head.id, path);
         assert!(matches!(read, Err(Error::Damaged { .. })), "{read:?}");
     }
-}
-
-#[test]
-fn a_reset_that_was_cut_off_is_ended_at_the_next_start() {
-    let place = Place::new();
-    three(&place.open_clean());
-    fs::rename(place.dir(), place.dir().with_file_name("index.old")).unwrap();
-    let (repo, report) = place.open();
-    assert!(report.created);
-    assert_eq!(repo.head(), None);
-    assert!(!place.dir().with_file_name("index.old").exists());
 }
 
 /// Packs come and go under a reader when others are merged.
@@ -999,8 +982,8 @@ fn what_is_damaged_while_it_is_served_is_found_and_made_anew() {
                     Ok(()) => mended += 1,
                     Err(error) => {
                         assert!(error.is_damage() && path.extension().is_some(), "{error}");
-                        assert!(repo.mend().is_err(), "only a reset helps");
-                        repo.reset().unwrap();
+                        assert!(repo.mend().is_err(), "only setting it aside helps");
+                        repo.set_aside().unwrap();
                         assert_eq!(long(&repo), head, "the same ids");
                     }
                 }
@@ -1057,10 +1040,7 @@ fn packs_that_somebody_put_together_are_read_anew_by_the_next_commit() {
         long(&repo);
         place.git(arguments);
         fetch(&repo, &Selection::History { have: None }).unwrap();
-        let commit = |repo: &Repo| {
-            let mut changes = vec![set("1/b", "new")].into_iter();
-            repo.commit(&commit_no(14), &mut changes)
-        };
+        let commit = |repo: &Repo| try_commit(repo, 14, [set("1/b", "new")]);
         let done = commit(&repo);
         match done {
             Ok(_) => {
@@ -1068,7 +1048,7 @@ fn packs_that_somebody_put_together_are_read_anew_by_the_next_commit() {
             }
             Err(error) => {
                 assert!(error.is_damage(), "{error}");
-                repo.reset().unwrap();
+                repo.set_aside().unwrap();
                 long(&repo);
                 commit(&repo).unwrap();
             }

@@ -15,7 +15,6 @@ use serde_json::value::RawValue;
 
 use super::super::upkeep::RECORDED_SINCE;
 use crate::{
-    git::{Head as GitHead, Repo},
     mirror::lines::{ExactBytes, LineReader, LineWriter},
     registry::{CrateName, IndexFile},
     store::{
@@ -172,23 +171,21 @@ pub(super) fn write_kept(store: &Store, out: impl Write) -> Result<(), Error> {
 
 // --- giving back
 
-/// Gives a store, whose records were rebuilt from the journal, its index entries back. `repo`: the
-/// git index that was restored with it. What the git index has already is not a change; what came
-/// after its last commit is one, and is staged for the next.
+/// Gives a store, whose records were rebuilt from the journal, its index entries back. `change`: the
+/// change number of the git index that was restored with it. The dump was written after it, so the
+/// store has all of its changes.
 ///
 /// # Errors
 /// [`Error`]; what was given back until then stays.
 pub fn restore_index(
     store: &Store,
-    repo: Option<&Repo>,
+    change: u64,
     input: impl Read,
     told: &mut dyn FnMut(u64),
 ) -> Result<u64, Error> {
     let mut input = LineReader::new(input)?;
-    let head = repo.and_then(Repo::head);
     let mut giving = Giving {
         store,
-        git: repo.zip(head),
         plain: Vec::new(),
         touches: Vec::new(),
         bytes: 0,
@@ -201,14 +198,13 @@ pub fn restore_index(
     }
     giving.flush()?;
     store.flush_touches()?;
-    store.index_is_back()?;
+    store.index_is_back(change)?;
     Ok(names)
 }
 
 struct Giving<'a> {
     store: &'a Store,
-    git: Option<(&'a Repo, GitHead)>,
-    /// What the git index has, too, or will have as it is.
+    /// What the journal tells nothing else of.
     plain: Vec<(CrateName, Bytes)>,
     touches: Vec<(CrateName, SystemTime, Validators)>,
     bytes: usize,
@@ -223,9 +219,7 @@ impl Giving<'_> {
             etag: line.etag,
             last_modified: line.last_modified,
         };
-        let committed = self.committed(&name);
-        let is_committed = self.git.is_none() || committed.as_ref() == Some(&bytes);
-        if line.gone || (is_committed && agree(&self.store.releases(&name)?, &file)) {
+        if line.gone || agree(&self.store.releases(&name)?, &file) {
             self.bytes += bytes.len();
             self.plain.push((name.clone(), bytes));
             self.touches
@@ -234,10 +228,6 @@ impl Giving<'_> {
                 self.flush()?;
             }
             return Ok(());
-        }
-        if let Some(older) = committed {
-            self.store
-                .restore(vec![(name.clone(), older)], UNIX_EPOCH)?;
         }
         let change = Change::Index {
             name,
@@ -248,12 +238,6 @@ impl Giving<'_> {
         self.store
             .publish(vec![change], from_millis(line.changed))?;
         Ok(())
-    }
-
-    /// What the git index has. One that cannot be read is no reason to stop: its place is taken.
-    fn committed(&self, name: &CrateName) -> Option<Bytes> {
-        let (repo, head) = self.git?;
-        repo.file(head.id, &name.index_path()).ok().flatten()
     }
 
     fn flush(&mut self) -> Result<(), Error> {

@@ -43,10 +43,6 @@ use super::{
 };
 use crate::{git::Repo, registry::Checksum, store::Store, util::task};
 
-/// How often the repository and the journal are looked at again because a generation was cut in
-/// between. One is cut only after a quiet time of seconds.
-const TRIES: usize = 20;
-
 /// What is copied at once, and the longest piece.
 pub const BUFFER: usize = 256 << 10;
 
@@ -100,7 +96,7 @@ pub struct BackupReport {
     pub files: u64,
     /// Their bytes.
     pub file_bytes: u64,
-    /// The newest generation of the git index; `None`: there is none.
+    /// A generation that the copied git index has, its newest or nearly so; `None`: there is none.
     pub generation: Option<u64>,
     /// Whether there is a key that bundles are signed with, which this asker does not get.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -185,37 +181,27 @@ impl Backup {
         Ok(report)
     }
 
-    /// The repositories and the journal of one moment: of the git index, the journal never tells a
-    /// generation that the copy does not have, or its history would have to begin anew.
+    /// The repositories, and then the journal. The dump comes after both: what the git indexes have
+    /// is in the store before, so the dump has it as well.
     fn moment(&self) -> Result<Moment, JobError> {
-        for _ in 0..TRIES {
-            self.teller.go_on()?;
-            let before = self.repo.as_ref().and_then(Repo::head);
-            let mut files = Vec::new();
-            if let Some(repo) = &self.repo {
-                let found = repository::open(repo.dir(), "git/index");
-                files.extend(found.map_err(|error| unreadable("the git index", &error))?);
-            }
-            let views = repository::open_all(&self.views, "git/views");
-            files.extend(views.map_err(|error| unreadable("the git index of a view", &error))?);
-            let (journal, length) = self
-                .store
-                .journal_file()
-                .map_err(|error| JobError::store("the journal", &error))?;
-            if self.repo.as_ref().and_then(Repo::head) == before {
-                return Ok(Moment {
-                    files,
-                    journal,
-                    length,
-                    generation: before.map(|head| head.generation),
-                });
-            }
+        let head = self.repo.as_ref().and_then(Repo::head);
+        let mut files = Vec::new();
+        if let Some(repo) = &self.repo {
+            let found = repository::open(repo.dir(), "git/index");
+            files.extend(found.map_err(|error| unreadable("the git index", &error))?);
         }
-        Err(JobError::new(
-            Fault::Unavailable,
-            "the git index changed each time that it was looked at",
-        )
-        .hint("try again when less is published"))
+        let views = repository::open_all(&self.views, "git/views");
+        files.extend(views.map_err(|error| unreadable("the git index of a view", &error))?);
+        let (journal, length) = self
+            .store
+            .journal_file()
+            .map_err(|error| JobError::store("the journal", &error))?;
+        Ok(Moment {
+            files,
+            journal,
+            length,
+            generation: head.map(|head| head.generation),
+        })
     }
 
     fn send_moment(

@@ -1,4 +1,4 @@
-//! Views of the index: which there are, what each shows of an index file, and its git index.
+//! Views of the index: which there are, and what each shows of an index file.
 //!
 //! A view is a filter over the file that the root index serves. A view that shows only what is cached
 //! is read off the store as it is now and asks no upstream: a version that upstream yanked since is
@@ -8,30 +8,16 @@
 //! move [`Mirror::held_stamp`]. The truth about a file is whether it is in its place, which is looked
 //! at for every version shown.
 
-mod git;
-
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use tokio::task::JoinHandle;
 
-pub use self::git::ViewGit;
-use super::{Clock, Error, GitState, Inner, Mirror, generations, tasks::Tasks};
+use super::{Error, Inner, Mirror, git_index::GitIndexes};
 use crate::{
-    git::Repo,
-    metrics::Metrics,
-    policy::view::{ALL, Facts, KNOWN, Shown, View},
+    policy::view::{Facts, KNOWN, Shown, View},
     registry::{CrateName, IndexFile},
     store::{Found, Snapshot, Store},
 };
-
-/// How often the end looks whether the last commits are made.
-const END_CHECK: Duration = Duration::from_millis(5);
 
 /// Which views there are. `config::KEYS` says why a default is what it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,100 +78,39 @@ pub struct ViewStatus {
     pub failing: Option<String>,
 }
 
-/// One view that is served.
-#[derive(Debug)]
-struct Served {
-    view: Arc<View>,
-    /// `None`: there is no git index at all.
-    git: Option<Arc<ViewGit>>,
-}
-
 /// All views that are served.
 #[derive(Debug)]
 pub(super) struct Views {
     /// The root index.
     all: Arc<View>,
-    served: Vec<Served>,
-    /// Those that keep the git indexes up to date.
-    loops: Mutex<Vec<JoinHandle<()>>>,
+    served: Vec<Arc<View>>,
 }
 
 impl Views {
-    /// `cutting`: when commits are made; `None`: there is no git index.
-    pub(super) fn new(
-        options: &Options,
-        store: &Store,
-        cutting: Option<&generations::Options>,
-    ) -> Views {
+    pub(super) fn new(options: &Options) -> Views {
         let views = options.held.then(View::held);
-        let serve = |view: View| {
-            let view = Arc::new(view);
-            let git = cutting.map(|cutting| {
-                let dir = options.dir.join(view.name());
-                Arc::new(ViewGit::new(
-                    Arc::clone(&view),
-                    store.clone(),
-                    dir,
-                    cutting.clone(),
-                ))
-            });
-            Served { view, git }
-        };
         Views {
             all: Arc::new(View::all()),
-            served: views.into_iter().map(serve).collect(),
-            loops: Mutex::default(),
+            served: views.into_iter().map(Arc::new).collect(),
         }
     }
 
-    fn find(&self, name: &str) -> Option<&Served> {
-        self.served.iter().find(|served| served.view.name() == name)
+    fn find(&self, name: &str) -> Option<&Arc<View>> {
+        self.served.iter().find(|view| view.name() == name)
     }
 
-    pub(super) fn set_base(&self, base: Option<&str>) {
-        for served in &self.served {
-            if let Some(git) = &served.git {
-                git.set_base(base.map(|base| served.view.base_url(base)));
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<View>> {
+        self.served.iter()
+    }
+
+    pub(super) fn status(&self, indexes: &GitIndexes) -> Vec<ViewStatus> {
+        let one = |view: &Arc<View>| {
+            let git = indexes.of(view);
+            ViewStatus {
+                name: view.name().to_owned(),
+                names: git.and_then(|git| git.names()),
+                failing: git.and_then(|git| git.failing()),
             }
-        }
-    }
-
-    /// Keeps the git index of each view up to date, until the end.
-    pub(super) fn start(&self, tasks: &Tasks, clock: Clock, metrics: &Arc<Metrics>) {
-        for git in self.served.iter().filter_map(|served| served.git.as_ref()) {
-            let work = git::keep_cutting(
-                Arc::clone(git),
-                clock,
-                Arc::clone(metrics),
-                tasks.stop_flag(),
-            );
-            self.loops.lock().extend(tasks.spawn(work));
-        }
-    }
-
-    /// Commits what waits, when nothing more will change. What does not fit into the time is
-    /// committed after the next start.
-    pub(super) fn cut_last(&self, until: Instant) {
-        let gits = || self.served.iter().filter_map(|served| served.git.as_ref());
-        let ended: Vec<bool> = gits().map(|git| git.end()).collect();
-        if !ended.contains(&true) {
-            return;
-        }
-        let loops = std::mem::take(&mut *self.loops.lock());
-        while !loops.iter().all(JoinHandle::is_finished) {
-            if Instant::now() >= until {
-                gits().for_each(|git| git.give_up());
-                return;
-            }
-            std::thread::sleep(END_CHECK);
-        }
-    }
-
-    pub(super) fn status(&self) -> Vec<ViewStatus> {
-        let one = |served: &Served| ViewStatus {
-            name: served.view.name().to_owned(),
-            names: served.git.as_ref().and_then(|git| git.names()),
-            failing: served.git.as_ref().and_then(|git| git.failing()),
         };
         self.served.iter().map(one).collect()
     }
@@ -201,31 +126,15 @@ impl Mirror {
         let Some(name) = name else {
             return Ok(Arc::clone(&views.all));
         };
-        if let Some(served) = views.find(name) {
-            return Ok(Arc::clone(&served.view));
+        if let Some(view) = views.find(name) {
+            return Ok(Arc::clone(view));
         }
         let name = name.to_owned();
         if KNOWN.contains(&name.as_str()) {
             return Err(NoView::Off { name });
         }
-        let known = views.served.iter();
-        let known = known.map(|served| served.view.name().to_owned()).collect();
+        let known = views.iter().map(|view| view.name().to_owned()).collect();
         Err(NoView::Unknown { name, known })
-    }
-
-    /// The git index of a view; `None`: git is switched off.
-    pub fn git_of(&self, view: &View) -> Option<&ViewGit> {
-        self.inner.views.find(view.name())?.git.as_deref()
-    }
-
-    /// The repository of a view, once it is open, and whether it can be served; `None`: git is
-    /// switched off.
-    pub fn repository(&self, view: &View) -> Option<(Option<Repo>, GitState)> {
-        if view.name() == ALL {
-            return Some((Some(self.git()?.clone()), self.git_state()));
-        }
-        let git = self.git_of(view)?;
-        Some((git.repo(), git.state()))
     }
 
     /// A number that changes when what `view` shows of `name` may have changed: ready answers carry
@@ -295,7 +204,7 @@ impl Inner {
 
 /// The lines that a view shows of the entry of `name`; `None`: there is no such entry, or none of
 /// its lines is shown.
-fn shown(
+pub(super) fn shown(
     store: &Store,
     view: &View,
     name: &CrateName,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use orlop::git::{Commit, FileChange, Options, Repo};
+use orlop::git::{self, Commit, FileChange, Options, Repo};
 
 use super::{
     Size,
@@ -131,7 +131,7 @@ pub(crate) fn history(dir: &Path, size: Size) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) fn open(dir: &Path) -> anyhow::Result<(Repo, orlop::git::OpenReport)> {
+pub(crate) fn open(dir: &Path) -> anyhow::Result<(Repo, git::OpenReport)> {
     Repo::open(Options {
         dir: dir.to_owned(),
     })
@@ -149,10 +149,11 @@ fn commit(
     });
     let facts = Commit {
         generation,
+        change: 0,
         time: time_of(generation),
         message: "made up".into(),
     };
-    repo.commit(&facts, &mut changes)?;
+    repo.commit(&mut changes, || Ok::<_, git::Error>(facts))?;
     Ok(())
 }
 
