@@ -48,14 +48,22 @@ struct Line {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Report>,
-    is_sending: bool,
-    is_failing: bool,
+    state: Sending,
     /// The last status text, which is not sent twice.
     status: String,
     /// After that nothing else is true.
     is_stopping: bool,
     /// Something takes long: more time is requested again and again.
     needs_time: bool,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Sending {
+    #[default]
+    Idle,
+    Busy,
+    /// The last report failed.
+    Failing,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -123,12 +131,12 @@ impl Notify {
         let stopping = NotifyState::Stopping;
         let status = status_line("stopping; lets answers and jobs under way end");
         let text = format!("{stopping}\n{}\n{status}", more_time(max));
-        self.report(|queue| {
+        if let Some(line) = &self.0 {
+            let mut queue = line.queue.lock();
+            queue.is_stopping = true;
             queue.needs_time = false;
             queue.push(text, true);
-        });
-        if let Some(line) = &self.0 {
-            line.queue.lock().is_stopping = true;
+            line.changed.notify_one();
         }
         self.flush();
     }
@@ -156,7 +164,11 @@ impl Notify {
         let mut queue = line.queue.lock();
         line.sent.wait_while_for(
             &mut queue,
-            |queue| (queue.is_sending || !queue.waiting.is_empty()) && !queue.is_failing,
+            |queue| match queue.state {
+                Sending::Idle => !queue.waiting.is_empty(),
+                Sending::Busy => true,
+                Sending::Failing => false,
+            },
             FLUSH_TIMEOUT,
         );
     }
@@ -209,14 +221,16 @@ impl Line {
         &self,
         queue: &mut MutexGuard<'_, Queue>,
         report: Report,
-        send: impl Fn(&str) -> io::Result<()>,
+        by: impl Fn(&str) -> io::Result<()>,
     ) {
-        queue.is_sending = true;
-        let sent = MutexGuard::unlocked(queue, || send(&report.text));
-        queue.is_sending = false;
-        queue.is_failing = sent.is_err();
+        queue.state = Sending::Busy;
+        let outcome = MutexGuard::unlocked(queue, || by(&report.text));
+        queue.state = match outcome {
+            Ok(()) => Sending::Idle,
+            Err(_) => Sending::Failing,
+        };
         self.sent.notify_all();
-        let Err(error) = sent else { return };
+        let Err(error) = outcome else { return };
         tracing::debug!(%error, "could not report to the service manager");
         queue.status.clear();
         if report.must_arrive {
@@ -334,14 +348,16 @@ mod tests {
     }
 
     #[test]
-    fn after_stopping_only_the_watchdog_is_reported() {
+    fn after_stopping_only_more_time_to_stop_and_the_watchdog_are_reported() {
         let (manager, notify) = manager(8);
         notify.stopping(Duration::from_secs(1));
         notify.reloading();
         notify.ready("serving");
         notify.status("serving");
+        notify.stopping(Duration::from_secs(2));
         notify.alive();
         assert!(next(&manager).starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC=1000000\n"));
+        assert!(next(&manager).starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC=2000000\n"));
         assert_eq!(next(&manager), "WATCHDOG=1");
     }
 
