@@ -23,6 +23,7 @@ use gix::{
 };
 
 use super::{Commit, Error, ObjectId, packs::Packs};
+use crate::util::format::seconds;
 
 /// The header with the change number. git keeps headers that it does not know.
 const CHANGE: &str = "change";
@@ -39,10 +40,7 @@ pub(super) struct Read {
 
 /// The bytes of a commit object.
 pub(super) fn to_bytes(commit: &Commit, tree: ObjectId, parent: Option<ObjectId>) -> Vec<u8> {
-    let seconds = commit
-        .time
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+    let seconds = seconds(commit.time);
     let mut text = format!("tree {tree}\n");
     if let Some(parent) = parent {
         put(&mut text, format_args!("parent {parent}\n"));

@@ -13,7 +13,7 @@ use crate::{
     policy::freshness::Mode,
     registry::CrateName,
     store::LogEntry,
-    util::format::{plural, seconds, size, span},
+    util::format::{grouped, plural, seconds, size, span},
 };
 
 /// How well something is.
@@ -137,19 +137,6 @@ fn summary(facts: &Facts, headline: &str, reason: &str, items: &[HealthItem]) ->
         1 => summary + "; 1 thing needs attention",
         count => format!("{summary}; {count} things need attention"),
     }
-}
-
-/// A number with commas: `1,234`.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// How far upstream is reached, in a line.
@@ -635,18 +622,6 @@ mod tests {
                 kind,
                 "`demo` 1.0.0 is another".to_owned(),
             )),
-        }
-    }
-
-    #[test]
-    fn numbers_are_grouped() {
-        for (number, text) in [
-            (0, "0"),
-            (999, "999"),
-            (1234, "1,234"),
-            (1_234_567, "1,234,567"),
-        ] {
-            assert_eq!(grouped(number), text);
         }
     }
 

@@ -16,7 +16,7 @@ use std::{
 use self::traffic::TrafficHistory;
 pub use self::{
     crates::{CrateFacts, FoundCrate, VersionFacts},
-    health::{Health, HealthItem, Level, grouped},
+    health::{Health, HealthItem, Level},
     traffic::{Point, Range, TrafficSeries},
 };
 use crate::{

@@ -103,10 +103,8 @@ mod tests {
     #[tokio::test]
     async fn blocking_work_that_panics_is_an_error() {
         assert_eq!(blocking(|| 7).await.expect("it returns"), 7);
-        let aborted = blocking(|| panic!("a defect"))
-            .await
-            .map(|()| ())
-            .expect_err("it panics");
+        let aborted: Result<(), Aborted> = blocking(|| panic!("a defect")).await;
+        let aborted = aborted.expect_err("it panics");
         assert!(aborted.is_panic());
         let messages = messages(&aborted);
         assert_eq!(messages[0], "internal error: a background task was aborted");

@@ -5,10 +5,7 @@
 
 use std::time::Duration;
 
-use crate::{
-    status::{Level, grouped},
-    util::format,
-};
+use crate::{status::Level, util::format};
 
 /// How much of a commit's id or a checksum is shown; enough to tell it from all others here.
 const SHOWN_ID_CHARACTERS: usize = 12;
@@ -72,7 +69,7 @@ pub(super) fn parts(text: &str) -> Vec<Part<'_>> {
 
 /// A number with its thousands apart: `1,234,567`.
 pub(super) fn count(number: impl Value<u64>) -> String {
-    grouped(number.value())
+    format::grouped(number.value())
 }
 
 /// A count and its noun, which gets an `s` where there are more or fewer than one.

@@ -3,11 +3,7 @@
 //! Kept in the store as JSON under `name@version` or `name`, [`FailureRecord`]; of a long text (a
 //! requirement) under its beginning and its hash.
 
-use std::{
-    collections::BTreeMap,
-    ops::ControlFlow,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, ops::ControlFlow, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +11,7 @@ use super::Failure;
 use crate::{
     registry::Checksum,
     store::{self, Store, Table},
+    util::format::seconds,
 };
 
 /// How many failures are written at a time, and how many are kept in memory before they are.
@@ -112,9 +109,7 @@ impl Failures {
     }
 
     pub(super) fn failed(&mut self, failure: &Failure, now: SystemTime) {
-        let now = now
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
+        let now = seconds(now);
         let key = key_of(&failure.what);
         let record = self.known.entry(key.clone()).or_default();
         if record.count == 0 {

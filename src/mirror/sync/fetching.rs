@@ -359,7 +359,7 @@ impl<'a> Fetching<'a> {
         self.teller
             .phase("fetching", Unit::Crates, Some(self.total));
         let most = self.pace.fetches(self.mirror.places());
-        let mut fetches = Bounded::new(most);
+        let mut running = Bounded::new(most);
         let mut throttle = Throttle::default();
         let mut done: u64 = 0;
         loop {
@@ -369,12 +369,12 @@ impl<'a> Fetching<'a> {
             while self.missing.len() < most && !self.later.is_empty() {
                 self.refill().await?;
             }
-            fetches.fill(|| {
+            running.fill(|| {
                 let (release, checksum) = self.missing.pop_front()?;
                 let (patience, pace) = (Arc::clone(&self.patience), Arc::clone(&self.pace));
                 Some(fetch(self.mirror, patience, pace, release, checksum))
             });
-            match self.teller.unless_cancelled(fetches.next()).await? {
+            match self.teller.unless_cancelled(running.next()).await? {
                 Next::Done(fetched) => {
                     done += 1;
                     self.settle(fetched)

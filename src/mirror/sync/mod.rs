@@ -44,7 +44,7 @@ use super::{
     jobs::{Fault, JobError, Teller},
     select::{Basis, Selection},
 };
-use crate::util::task;
+use crate::util::{format::plural, task};
 
 /// How many names a dry run tells.
 const TOLD_NAMES: usize = 100_000;
@@ -294,10 +294,6 @@ const MANY: u64 = 1000;
 
 /// How much a selection turned out to be. `has_closure`: whether dependencies were followed.
 fn extent(report: &SyncReport, has_closure: bool) -> String {
-    let plural = |count: u64, noun: &str| match count {
-        1 => format!("1 {noun}"),
-        count => format!("{count} {noun}s"),
-    };
     let mut text = format!(
         "the selection is {} of {}; {} to be fetched",
         plural(report.releases, "release"),

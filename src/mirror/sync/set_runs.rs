@@ -3,7 +3,7 @@
 //! Kept in the store as JSON under `set/NAME` among the reports, [`SetRun`]: not with the set, which
 //! is in the journal, where a line a sync would stay for ever.
 
-use std::{collections::HashSet, time::UNIX_EPOCH};
+use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,7 @@ use crate::{
     },
     registry::{CrateName, Release},
     store::Table,
+    util::format::seconds,
 };
 
 /// What the keys begin with.
@@ -58,8 +59,7 @@ impl Mirror {
         outcome: Result<&SyncReport, &JobError>,
         teller: &Teller,
     ) {
-        let now = self.inner.clock.now().duration_since(UNIX_EPOCH);
-        let now = now.map_or(0, |since| since.as_secs());
+        let now = seconds(self.inner.clock.now());
         let mut pairs = Vec::new();
         for name in sets {
             let mut run = SetRun {

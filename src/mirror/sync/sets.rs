@@ -2,7 +2,7 @@
 //!
 //! One is kept in the store's journal as JSON, [`SavedSet`]. Files are saved by their text.
 
-use std::{ops::ControlFlow, time::UNIX_EPOCH};
+use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,7 @@ use crate::{
         select::{NamedText, Selection},
     },
     store::Table,
+    util::format::seconds,
 };
 
 /// The version of what is written here.
@@ -144,9 +145,7 @@ impl Mirror {
         let set = SavedSet {
             format: FORMAT,
             selection: selection.clone(),
-            saved_at: now
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
+            saved_at: seconds(now),
         };
         let bytes = serde_json::to_vec(&set).map_err(|error| {
             JobError::new(Fault::Usage, format!("could not save the set `{name}`")).because(&error)

@@ -169,14 +169,14 @@ impl Mirror {
         let total = u64::try_from(request.names.len()).ok();
         teller.phase("asking", Unit::Names, total);
         let mut names = request.names.into_iter().enumerate();
-        let mut refreshes = Bounded::new(AT_ONCE);
+        let mut running = Bounded::new(AT_ONCE);
         let mut refreshed = BTreeMap::new();
         loop {
-            refreshes.fill(|| {
+            running.fill(|| {
                 let (at, name) = names.next()?;
                 Some(async move { (at, self.refresh_one(name).await) })
             });
-            match teller.unless_cancelled(refreshes.next()).await? {
+            match teller.unless_cancelled(running.next()).await? {
                 Next::Done((at, name)) => refreshed.insert(at, name),
                 Next::Tick => continue,
                 Next::Empty => break,
