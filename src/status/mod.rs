@@ -2,6 +2,7 @@
 //! known of a crate. The pages, the health probes and the service manager read it from here.
 
 mod crates;
+mod events;
 mod health;
 mod traffic;
 
@@ -15,13 +16,14 @@ use std::{
 
 use self::traffic::TrafficHistory;
 pub use self::{
-    crates::{CrateFacts, FoundCrate, VersionFacts},
+    crates::{CratePage, FoundCrate, SearchPage, VersionFacts},
+    events::EventFacts,
     health::{Health, HealthItem, Level},
     traffic::{Point, Range, TrafficSeries},
 };
 use crate::{
     mirror::{self, Mirror, jobs::Running, upkeep::StatsReport},
-    store::{self, LogEntry, LogKind, Occurrences},
+    store::{self, LogKind, Occurrences},
 };
 
 /// How many events are gathered at most.
@@ -53,7 +55,7 @@ pub struct Facts {
     /// Jobs that run now.
     pub running: Vec<Running>,
     /// The newest events, the newest first.
-    pub events: Vec<LogEntry>,
+    pub events: Vec<EventFacts>,
     /// Checksums that changed within a week.
     pub changed: Occurrences,
     /// Versions that went from the index within a week.
@@ -109,7 +111,11 @@ impl Status {
             is_stopping: self.is_stopping(),
             recorded,
             running: mirror.jobs(),
-            events: log.newest(MAX_EVENTS),
+            events: log
+                .newest(MAX_EVENTS)
+                .iter()
+                .map(EventFacts::from)
+                .collect(),
             changed: since(LogKind::Changed),
             removed: since(LogKind::Removed),
             mismatches: since(LogKind::Mismatch),

@@ -3,15 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use super::model::{
-    ClientWay, Clients, EventFacts, FollowFacts, GitFacts, HeldFacts, HostFacts, JobFacts,
-    LastJobFacts, UpstreamFacts,
+    ClientWay, Clients, FollowFacts, GitFacts, HeldFacts, HostFacts, JobFacts, LastJobFacts,
+    UpstreamFacts,
 };
 use crate::{
     mirror::{GitState, GitStatus, Status, jobs::Running, upkeep},
     policy::freshness::Mode,
     registry::client::{client_config, git_client_config, view_base},
     status::{Facts, Level},
-    store::{LogEntry, LogKind},
     upstream::{BreakerState, HostHealth},
     util::format::{seconds, span},
 };
@@ -51,7 +50,7 @@ fn registry_name(url: &str) -> String {
 }
 
 /// How many seconds ago something was.
-pub(super) fn age(now: SystemTime, at: SystemTime) -> u64 {
+fn age(now: SystemTime, at: SystemTime) -> u64 {
     now.duration_since(at).map_or(0, |age| age.as_secs())
 }
 
@@ -140,21 +139,6 @@ fn git_state(state: GitState) -> &'static str {
         GitState::Empty => "empty",
         GitState::BeingMade => "being-made",
         GitState::Ready => "ready",
-    }
-}
-
-pub(super) fn event(entry: &LogEntry) -> EventFacts {
-    use LogKind::{Changed, Damage, Failure, Gone, Mismatch, Removed};
-    EventFacts {
-        at_seconds: seconds(entry.at),
-        kind: entry.kind.as_str().to_owned(),
-        level: match entry.kind {
-            Changed => Level::Bad,
-            Removed | Gone | Failure | Mismatch | Damage => Level::Warn,
-            _ => Level::Good,
-        },
-        text: entry.text.clone(),
-        name: entry.name.as_ref().map(ToString::to_string),
     }
 }
 

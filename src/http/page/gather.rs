@@ -6,23 +6,16 @@ use actix_web::web::Bytes;
 
 use super::{
     facts,
-    model::{CratePage, FoundCrate, Overview, SearchPage, VersionFacts},
+    model::Overview,
     reads::{ReadError, Reads},
 };
 use crate::{
     http::State,
-    mirror::{self, Status},
-    policy::freshness::Mode,
+    mirror,
     registry::CrateName,
-    status::{self, CrateFacts, Facts, Health, Range, TrafficSeries},
+    status::{CratePage, Facts, Health, Range, SearchPage, TrafficSeries},
     util::format::{is_hidden, seconds},
 };
-
-/// How many crates a search shows.
-const MOST_FOUND: usize = 50;
-
-/// How many versions of a crate are shown.
-const MOST_VERSIONS: usize = 500;
 
 /// How long what was gathered is shown: however many look, it is gathered once in this time.
 const FRESH_FOR: Duration = Duration::from_secs(1);
@@ -113,7 +106,7 @@ fn page_of(gathered: &Facts, base: &str, traffic: TrafficSeries) -> Overview {
         held: facts::held(gathered, base),
         git: status.git.as_ref().map(facts::git),
         traffic,
-        events: gathered.events.iter().map(facts::event).collect(),
+        events: gathered.events.clone(),
         jobs: gathered.running.iter().map(facts::job).collect(),
         last_jobs: gathered.recorded.last.iter().map(facts::last_job).collect(),
         clients: facts::clients(status, base),
@@ -131,53 +124,10 @@ pub(super) async fn krate(
     let key = format!("crate {} {stamp} {form}", name.key());
     let (about, name) = (state.status.clone(), name.clone());
     let look = move || {
-        let found = about.crate_facts(&name, MOST_VERSIONS);
-        let status = about.mirror().status();
-        Looked::of(found, |facts| {
-            write(crate_page_of(&facts, &status), seconds(status.now))
-        })
+        let now = about.mirror().clock().now();
+        Looked::of(about.crate_page(&name), |page| write(page, seconds(now)))
     };
     Looked::from(state.gathered.pages.get(&key, FRESH_FOR, look).await)
-}
-
-fn crate_page_of(facts: &CrateFacts, status: &Status) -> CratePage {
-    let usable = match status.mode {
-        Mode::Offline => facts.held_version.as_ref(),
-        Mode::Fallback | Mode::Strict => facts.max_version.as_ref(),
-    };
-    let dependency = usable.map(|version| format!("{} = \"{version}\"", facts.name));
-    CratePage {
-        name: facts.name.to_string(),
-        is_gone: facts.is_gone,
-        checked_seconds: Some(facts::age(status.now, facts.checked)),
-        max_version: facts.max_version.as_ref().map(ToString::to_string),
-        held_version: facts.held_version.as_ref().map(ToString::to_string),
-        versions_count: facts.versions_count,
-        held_count: facts.held_count,
-        held_bytes: facts.held_bytes,
-        downloads: facts.downloads,
-        counted_since_seconds: facts.counted_since.map(seconds),
-        versions: facts.versions.iter().map(version).collect(),
-        events: facts.events.iter().map(facts::event).collect(),
-        dependency: dependency.unwrap_or_default(),
-    }
-}
-
-fn version(facts: &status::VersionFacts) -> VersionFacts {
-    let release = &facts.release;
-    VersionFacts {
-        version: release.version.to_string(),
-        checksum: release.checksum.to_string(),
-        yanked: release.yanked,
-        removed: release.removed,
-        held: release.held,
-        pinned: facts.is_pinned,
-        bytes: facts.bytes,
-        published_seconds: facts.published.map(seconds),
-        first_seen_seconds: facts.first_seen.map(seconds),
-        downloads: facts.downloads,
-        rust_version: facts.rust_version.clone(),
-    }
 }
 
 /// A search over the crates that are known here, as `write` writes what it found. `form`: see
@@ -193,26 +143,7 @@ pub(super) async fn search(
     let query: String = query.trim().chars().filter(seen).collect();
     let status = state.status.clone();
     let key = format!("search {form} {query}");
-    let look = move || {
-        let found = status.search_held(&query, MOST_FOUND);
-        Looked::of(found.map(Some), |(found, total)| {
-            write(SearchPage {
-                query,
-                found: found.iter().map(found_crate).collect(),
-                total,
-            })
-        })
-    };
+    let look = move || Looked::of(status.search_page(query).map(Some), write);
     // Scripts search for what came a moment ago.
     Looked::from(state.gathered.pages.get(&key, Duration::ZERO, look).await)
-}
-
-fn found_crate(found: &status::FoundCrate) -> FoundCrate {
-    let max = found.found.max_version.as_ref();
-    FoundCrate {
-        name: found.found.name.to_string(),
-        max_version: max.map(ToString::to_string),
-        versions: found.versions,
-        held: found.held,
-    }
 }

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use crate::status::{Health, HealthItem, Level, TrafficSeries};
+use crate::status::{EventFacts, Health, HealthItem, Level, TrafficSeries};
 
 /// The status page: `/`, and as JSON `/status.json`.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -142,22 +142,6 @@ pub(crate) struct GitFacts {
     pub(crate) failing: Option<String>,
 }
 
-/// Something that happened.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(crate) struct EventFacts {
-    /// When.
-    pub(crate) at_seconds: u64,
-    /// In a word: `new`, `version`, `yanked`, `unyanked`, `removed`, `changed`, `gone`, `back`,
-    /// `fetched`, `trouble`, `job` (one ended), `followed` (a git index brought changes).
-    pub(crate) kind: String,
-    /// How bad it is.
-    pub(crate) level: Level,
-    /// In words; names and versions stand in backticks.
-    pub(crate) text: String,
-    /// The crate, if it is about one.
-    pub(crate) name: Option<String>,
-}
-
 /// A job that runs.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct JobFacts {
@@ -212,90 +196,4 @@ pub(crate) struct ClientWay {
     pub(crate) note: String,
     /// What goes into `$CARGO_HOME/config.toml`; absent: it is not served, and the note says why.
     pub(crate) config: Option<String>,
-}
-
-/// A search: `/crates?q=`, and as JSON `/crates.json?q=`.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(crate) struct SearchPage {
-    /// What was asked for; empty: the crates fetched of late are shown.
-    pub(crate) query: String,
-    /// The best first.
-    pub(crate) found: Vec<FoundCrate>,
-    /// How many there are in all.
-    pub(crate) total: usize,
-}
-
-/// A crate that was found.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(crate) struct FoundCrate {
-    /// Its name.
-    pub(crate) name: String,
-    /// The highest version that is not yanked.
-    pub(crate) max_version: Option<String>,
-    /// Versions in the index.
-    pub(crate) versions: u64,
-    /// Of them held.
-    pub(crate) held: u64,
-}
-
-/// A crate: `/crates/{name}`, and as JSON `/crates/{name}.json`.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(crate) struct CratePage {
-    /// Its name, in the spelling of the index.
-    pub(crate) name: String,
-    /// Whether upstream no longer knows it.
-    pub(crate) is_gone: bool,
-    /// Since its index entry was last checked; absent: never.
-    pub(crate) checked_seconds: Option<u64>,
-    /// The highest version that is not yanked.
-    pub(crate) max_version: Option<String>,
-    /// The highest held version that is not yanked: what a build gets without upstream.
-    pub(crate) held_version: Option<String>,
-    /// Versions in the index; removed ones are not counted.
-    pub(crate) versions_count: u64,
-    /// Of them held.
-    pub(crate) held_count: u64,
-    /// What the files held take.
-    pub(crate) held_bytes: u64,
-    /// Downloads from here.
-    pub(crate) downloads: u64,
-    /// Since when downloads are counted; absent: they are not.
-    pub(crate) counted_since_seconds: Option<u64>,
-    /// Each version that is in the index or was, the highest first, at most 500.
-    pub(crate) versions: Vec<VersionFacts>,
-    /// What happened to it, the newest first.
-    pub(crate) events: Vec<EventFacts>,
-    /// The line for a `Cargo.toml`.
-    pub(crate) dependency: String,
-}
-
-/// A version of a crate.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a fact of its own, and a field that scripts read"
-)]
-#[derive(Debug, Clone, Default, Serialize)]
-pub(crate) struct VersionFacts {
-    /// The version.
-    pub(crate) version: String,
-    /// Its sha256.
-    pub(crate) checksum: String,
-    /// Whether it is yanked.
-    pub(crate) yanked: bool,
-    /// Whether upstream removed it.
-    pub(crate) removed: bool,
-    /// Whether its file is here.
-    pub(crate) held: bool,
-    /// Whether somebody pinned it.
-    pub(crate) pinned: bool,
-    /// The size of its file; absent: not known, since it is not here.
-    pub(crate) bytes: Option<u64>,
-    /// When it was published, as upstream says.
-    pub(crate) published_seconds: Option<u64>,
-    /// When this mirror first saw it.
-    pub(crate) first_seen_seconds: Option<u64>,
-    /// Downloads from here.
-    pub(crate) downloads: u64,
-    /// The Rust version that it asks for.
-    pub(crate) rust_version: Option<String>,
 }

@@ -7,14 +7,10 @@ use actix_web::{
 };
 use askama::Template;
 
-use super::{
-    assets, charts,
-    model::{CratePage, Overview, SearchPage},
-    text,
-};
+use super::{assets, charts, model::Overview, text};
 use crate::{
     http::reply,
-    status::{Level, Point, Range},
+    status::{CratePage, Level, Point, Range, SearchPage},
 };
 
 /// Nothing on a page comes from elsewhere, nothing in it is run or styled that is not a file of

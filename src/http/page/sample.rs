@@ -1,13 +1,16 @@
 //! Pages of data for the tests: an empty store, a busy one, one in trouble, and what is hostile.
 
 use super::model::{
-    ClientWay, Clients, CratePage, EventFacts, FollowFacts, FoundCrate, GitFacts, HeldFacts,
-    HostFacts, JobFacts, LastJobFacts, Overview, SearchPage, UpstreamFacts, VersionFacts,
+    ClientWay, Clients, FollowFacts, GitFacts, HeldFacts, HostFacts, JobFacts, LastJobFacts,
+    Overview, UpstreamFacts,
 };
 use crate::{
     metrics::Traffic,
     registry::client::{client_config, git_client_config, view_base},
-    status::{Health, HealthItem, Level, Point, Range, TrafficSeries},
+    status::{
+        CratePage, EventFacts, FoundCrate, Health, HealthItem, Level, Point, Range, SearchPage,
+        TrafficSeries, VersionFacts,
+    },
 };
 
 /// A Monday in November.

@@ -3,10 +3,11 @@
 use askama::Template;
 
 use super::{
-    model::{CratePage, Overview},
+    model::Overview,
     render::{CratesPage, OneCratePage, OverviewPage, ProblemPage},
     sample,
 };
+use crate::status::CratePage;
 
 /// A page without what changes with each change of style or script.
 fn rendered(page: &impl Template) -> String {
