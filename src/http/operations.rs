@@ -104,7 +104,7 @@ pub(crate) async fn readyz(state: web::Data<State>) -> HttpResponse {
         _ => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
     };
     let summary = health.map(|health| health.summary).unwrap_or_default();
-    reply::plain(status, format!("{word}\n{summary}\n").into())
+    reply::plain(status, format!("{word}\n{summary}\n"))
 }
 
 fn host(health: &HostHealth, now: SystemTime) -> HostGauges {

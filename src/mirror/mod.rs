@@ -188,7 +188,9 @@ fn read_events(store: &Store) {
 impl EachMinute {
     fn run(&self) {
         let all = self.0.lock().clone();
-        all.iter().for_each(|work| work());
+        for work in all {
+            work();
+        }
     }
 }
 

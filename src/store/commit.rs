@@ -386,7 +386,7 @@ impl Committer {
     pub(super) fn new(
         shared: Arc<Shared>,
         journal: Journal,
-        recovered: Recovered,
+        recovered: &Recovered,
         now: SystemTime,
     ) -> Committer {
         let Recovered {
@@ -394,7 +394,7 @@ impl Committer {
             change_number,
             is_miscounted,
             ..
-        } = recovered;
+        } = *recovered;
         shared.set_totals(&state);
         shared.journal_len.store(journal.len(), SeqCst);
         Committer {

@@ -363,9 +363,10 @@ impl EventLog {
         let notable = notable.count().min(MAX_NOTABLE).min(limit);
         let (mut notable_room, mut room) = (notable, limit.saturating_sub(notable));
         entries.retain(|entry| {
-            let room = match entry.kind.is_notable() {
-                true => &mut notable_room,
-                false => &mut room,
+            let room = if entry.kind.is_notable() {
+                &mut notable_room
+            } else {
+                &mut room
             };
             let fits = *room > 0;
             *room = room.saturating_sub(1);

@@ -191,7 +191,7 @@ impl Store {
             catalogue,
             change_number,
         ));
-        let committer = Committer::new(Arc::clone(&shared), journal, recovered, now);
+        let committer = Committer::new(Arc::clone(&shared), journal, &recovered, now);
         std::thread::Builder::new()
             .name("store-commit".to_owned())
             .spawn(move || committer.run())

@@ -145,10 +145,9 @@ struct Problem {
 impl Format {
     /// The format that a path asks for.
     fn of(request: &HttpRequest, state: &State) -> Format {
-        if request.match_info().as_str().ends_with(".json") {
-            Format::Json
-        } else {
-            Format::html(request, state)
+        match request.match_info().as_str().rsplit_once('.') {
+            Some((_, "json")) => Format::Json,
+            _ => Format::html(request, state),
         }
     }
 
