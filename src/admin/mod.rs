@@ -91,9 +91,10 @@ impl Reached {
 
 /// The base by which this machine reaches a server that listens on `address`.
 pub fn local_base(address: SocketAddr) -> String {
-    match address.ip().is_unspecified() {
-        true => format!("http://localhost:{}", address.port()),
-        false => format!("http://{address}"),
+    if address.ip().is_unspecified() {
+        format!("http://localhost:{}", address.port())
+    } else {
+        format!("http://{address}")
     }
 }
 

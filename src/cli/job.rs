@@ -351,7 +351,7 @@ fn run_here(
         screen.show(&Event::Note { text })?;
     }
     // Where nobody set one, the base that the git index has stays as it is.
-    mirror.set_public_base(config.public_base());
+    mirror.set_public_base(config.public_base().as_deref());
     let ended = runtime.block_on(attend(&mirror, request, files, screen));
     screen.printer.end();
     let Some(outcome) = ended else {

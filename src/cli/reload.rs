@@ -87,7 +87,7 @@ impl Running {
             reached.base = config.public_base();
             vitals
                 .mirror
-                .set_public_base(config.git_base(&reached.addresses));
+                .set_public_base(config.git_base(&reached.addresses).as_deref());
         }
         vitals.mirror.apply(&config.mirror);
         let reloaded = self.told(&now, &new);

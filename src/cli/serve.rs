@@ -174,7 +174,7 @@ fn answer(
         is_stopping: AtomicBool::new(false),
     });
     runtime.block_on(async {
-        mirror.set_public_base(config.git_base(&addresses));
+        mirror.set_public_base(config.git_base(&addresses).as_deref());
         let (serving, stop) = server.run();
         let mut serving = tokio::spawn(serving);
         let (stop_admin, stopped) = watch::channel(false);

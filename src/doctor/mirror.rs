@@ -153,10 +153,10 @@ impl MirrorProbe<'_> {
                 "something in between changes it, or this is no index: check the URL")
         })?;
         let dl = &config.dl;
-        findings.add(match config.auth_required {
-            true => finding!(Warn, CHECK => "the registry wants a token with every request";
-                "`cargo login`"),
-            false => finding!(Ok, CHECK => "downloads come from `{dl}`"),
+        findings.add(if config.auth_required {
+            finding!(Warn, CHECK => "the registry wants a token with every request"; "`cargo login`")
+        } else {
+            finding!(Ok, CHECK => "downloads come from `{dl}`")
         });
         Ok(config)
     }

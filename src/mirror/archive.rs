@@ -52,8 +52,9 @@ impl Member {
 
     /// How many zeros fill the last block.
     fn padding(&self) -> usize {
-        let over = usize::try_from(self.len % BLOCK as u64).unwrap_or_default();
-        BLOCK.saturating_sub(over) % BLOCK
+        // Minus the length, modulo the size of a block.
+        let zeros = self.len.wrapping_neg() & 511;
+        usize::try_from(zeros).unwrap_or_default()
     }
 }
 

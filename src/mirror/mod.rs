@@ -311,8 +311,8 @@ impl Mirror {
 
     /// Says by which URL clients reach this server, without a slash at its end: the git index
     /// names it in its `config.json`. A new one makes a commit.
-    pub fn set_public_base(&self, base: Option<String>) {
-        self.inner.git_indexes.set_base(base.as_deref());
+    pub fn set_public_base(&self, base: Option<&str>) {
+        self.inner.git_indexes.set_base(base);
     }
 
     fn start_upkeep(&self) {

@@ -54,7 +54,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
         .map_err(|_digits| "a size is a number with K, M, G or T: `4G`".to_owned())?;
     let size = number.checked_mul(1 << shift);
     size.filter(|size| *size >= MIN_PART_BYTES)
-        .ok_or_else(|| format!("a part has at least {} bytes", MIN_PART_BYTES))
+        .ok_or_else(|| format!("a part has at least {MIN_PART_BYTES} bytes"))
 }
 
 fn with_end(path: &Path, end: &str) -> PathBuf {
@@ -254,12 +254,11 @@ fn split(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        let mut file = match part.take() {
-            Some((file, _room)) => file,
-            None => {
-                count += 1;
-                open(count)?
-            }
+        let mut file = if let Some((file, _room)) = part.take() {
+            file
+        } else {
+            count += 1;
+            open(count)?
         };
         file.write_all(piece.get(..read).unwrap_or_default())?;
         let room = room.saturating_sub(read as u64);
@@ -460,12 +459,12 @@ mod tests {
         ] {
             fs::write(path(name), vec![b'x'; len]).expect("written");
         }
-        let feed = |names: &[&str]| {
+        let begin = |names: &[&str]| {
             let paths: Vec<_> = names.iter().map(|name| path(name)).collect();
             Feed::begin(&paths)
         };
         let refused = |names: &[&str], word: &str| {
-            let error = feed(names).expect_err(word);
+            let error = begin(names).expect_err(word);
             assert_eq!(error.fault, Fault::Usage);
             assert!(error.message.contains(word), "{error:?}");
         };
@@ -485,15 +484,15 @@ mod tests {
         );
         refused(&["b.001", "b"], "b` has no number of a part");
 
-        let (mut fed, pipe) = feed(&["b.003", "b.001", "b.002"]).expect("all are there");
-        let lens = fed.parts.iter().map(|part| part.bytes);
+        let (mut feed, pipe) = begin(&["b.003", "b.001", "b.002"]).expect("all are there");
+        let lens = feed.parts.iter().map(|part| part.bytes);
         assert_eq!(lens.collect::<Vec<_>>(), [10, 10, 7]);
         let mut joined = Vec::new();
         let read = File::from(pipe).read_to_end(&mut joined);
         assert_eq!(read.expect("a pipe can be read"), 27);
-        assert!(fed.trouble().is_none());
-        assert_eq!(feed(&["b"]).expect("a bundle").0.parts, []);
-        assert_eq!(feed(&["b.002"]).expect("a part").0.parts.len(), 1);
+        assert!(feed.trouble().is_none());
+        assert_eq!(begin(&["b"]).expect("a bundle").0.parts, []);
+        assert_eq!(begin(&["b.002"]).expect("a part").0.parts.len(), 1);
     }
 
     #[test]

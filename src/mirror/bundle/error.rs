@@ -157,15 +157,15 @@ impl Error {
     fn fault(&self) -> Fault {
         match self {
             Error::InParts { source, .. } => source.fault(),
-            Error::Foreign { what: RECEIPT } => Fault::Usage,
-            Error::Foreign { .. }
-            | Error::Truncated { .. }
+            Error::Foreign { what } if *what != RECEIPT => Fault::Damaged,
+            Error::Truncated { .. }
             | Error::Altered { .. }
             | Error::Malformed { .. }
             | Error::Trailing
             | Error::Signature { .. }
             | Error::DamagedHere { .. } => Fault::Damaged,
-            Error::Newer { .. }
+            Error::Foreign { .. }
+            | Error::Newer { .. }
             | Error::Unsigned
             | Error::Untrusted { .. }
             | Error::OtherBase { .. }

@@ -185,15 +185,14 @@ impl<T: Described> Signed<T> {
             return Err(Error::malformed("the manifest", why));
         }
         let id = Checksum::of(&bytes);
-        let signature = match manifest.public_key() {
-            Some(_) => read_member(input, SIGNATURE, SIGNATURE_BYTES as u64)?,
-            None => {
-                let sum = sum_line(&id);
-                if read_member(input, SUM, sum.len() as u64)? != sum.as_bytes() {
-                    return Err(Error::altered("the manifest"));
-                }
-                Vec::new()
+        let signature = if manifest.public_key().is_some() {
+            read_member(input, SIGNATURE, SIGNATURE_BYTES as u64)?
+        } else {
+            let sum = sum_line(&id);
+            if read_member(input, SUM, sum.len() as u64)? != sum.as_bytes() {
+                return Err(Error::altered("the manifest"));
             }
+            Vec::new()
         };
         Ok(Signed {
             manifest,

@@ -163,12 +163,12 @@ fn holdings(store: &Store) -> Result<Spooled<Holding>, Error> {
         0 => ControlFlow::Continue(()),
         _ => put(Holding::Crate(Digest::of(&checksum))),
     })?;
-    store.names(|facts| match facts.has_snapshot {
-        true => put(Holding::Name(
-            facts.name.key().to_owned(),
-            Digest(facts.digest),
-        )),
-        false => ControlFlow::Continue(()),
+    store.names(|facts| {
+        if !facts.has_snapshot {
+            return ControlFlow::Continue(());
+        }
+        let name = facts.name.key().to_owned();
+        put(Holding::Name(name, Digest(facts.digest)))
     })?;
     outcome?;
     section.finish()

@@ -98,14 +98,14 @@ impl Trust {
     }
 }
 
+/// An archive whose first bytes were looked at.
+pub(super) type Peeked<R> = Reader<io::Chain<io::Cursor<Vec<u8>>, R>>;
+
 /// The archive of a bundle or a receipt, at its start.
 ///
 /// # Errors
 /// Where it is something else.
-pub(super) fn begin<R: Read>(
-    mut input: R,
-    what: &'static str,
-) -> Result<Reader<io::Chain<io::Cursor<Vec<u8>>, R>>, Error> {
+pub(super) fn begin<R: Read>(mut input: R, what: &'static str) -> Result<Peeked<R>, Error> {
     let mut start = Vec::new();
     let mut limited = input.by_ref().take(MANIFEST.len() as u64);
     let read = limited.read_to_end(&mut start);
@@ -120,7 +120,7 @@ pub(super) fn begin<R: Read>(
 /// A bundle that is being read. Nothing is handed out that was not verified, but the pieces of a
 /// crate file: those count when the whole file does.
 pub(super) struct BundleReader<'a, R: Read> {
-    input: Reader<io::Chain<io::Cursor<Vec<u8>>, R>>,
+    input: Peeked<R>,
     pub(super) manifest: Manifest,
     pub(super) id: Id,
     /// The files that the bundle is cut into; none: it is in one piece.
@@ -217,7 +217,7 @@ impl<'a, R: Read> BundleReader<'a, R> {
     /// Adds to a failure in which parts its bytes are.
     fn located<T>(
         &mut self,
-        read: impl FnOnce(&mut Reader<io::Chain<io::Cursor<Vec<u8>>, R>>) -> Result<T, Error>,
+        read: impl FnOnce(&mut Peeked<R>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let start = self.input.position();
         let outcome = read(&mut self.input);

@@ -1,7 +1,7 @@
 //! Whole bundles: what goes in comes out, a delta brings the rest, and no byte can be changed.
 
 use std::{
-    io::{Read as _, Seek as _},
+    io::{self, Read as _, Seek as _},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -193,7 +193,7 @@ impl Place {
         Receipt::write(&self.store, &mut file, "some", at(0)).expect("written");
         file.rewind().expect("a file can be rewound");
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).expect("it can be read");
+        io::copy(&mut file, &mut bytes).expect("it can be read");
         bytes
     }
 
@@ -623,8 +623,11 @@ fn replaced(bundle: &[u8], from: &str, to: &str) -> Vec<u8> {
     bundle
 }
 
-/// The members of a bundle, and the same ones otherwise.
-fn rewritten(bundle: &[u8], change: impl FnOnce(&mut Vec<(String, Vec<u8>)>)) -> Vec<u8> {
+/// Paths and bytes.
+type Members = Vec<(String, Vec<u8>)>;
+
+/// The bundle with other members.
+fn rewritten(bundle: &[u8], change: impl FnOnce(&mut Members)) -> Vec<u8> {
     let mut reader = Reader::new(bundle);
     let mut members = Vec::new();
     while let Some(member) = reader.next_member().expect("a good bundle") {
@@ -644,7 +647,7 @@ fn rewritten(bundle: &[u8], change: impl FnOnce(&mut Vec<(String, Vec<u8>)>)) ->
 fn members_that_are_missing_added_doubled_or_out_of_order_are_told() {
     let bundle = place().fill().export();
     let to = place();
-    let refused = |word: &str, change: &dyn Fn(&mut Vec<(String, Vec<u8>)>)| {
+    let refused = |word: &str, change: &dyn Fn(&mut Members)| {
         let error = to.import(&rewritten(&bundle, change)).expect_err(word);
         assert!(error.to_string().contains(word), "{word}: {error}");
         assert_eq!(error.into_job("x").fault, Fault::Damaged);

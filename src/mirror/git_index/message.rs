@@ -24,8 +24,8 @@ pub(super) struct Summary {
 
 impl Summary {
     /// Counts a name: whether it had a file, and whether it has one now.
-    pub(super) fn add(&mut self, had_file: bool, has_file: bool) {
-        let count = match (had_file, has_file) {
+    pub(super) fn add(&mut self, before: bool, now: bool) {
+        let count = match (before, now) {
             (false, _) => &mut self.new,
             (true, true) => &mut self.updated,
             (true, false) => &mut self.removed,

@@ -112,8 +112,10 @@ pub struct GitIndex {
     repo: OnceLock<Repo>,
     /// The URL below which clients reach the view.
     base: RwLock<Option<String>>,
-    /// The base that the last run saw; `None`: there was no run yet.
-    seen_base: RwLock<Option<Option<String>>>,
+    /// The base that the last run saw.
+    seen_base: RwLock<Option<String>>,
+    /// Whether there was a run.
+    has_run: AtomicBool,
     changes: Changes,
     /// How many names the run under way took from `changes`.
     running: AtomicU64,
@@ -161,6 +163,7 @@ impl GitIndex {
             repo: repo.map_or_else(OnceLock::new, OnceLock::from),
             base: RwLock::default(),
             seen_base: RwLock::default(),
+            has_run: AtomicBool::new(false),
             changes,
             running: AtomicU64::new(0),
             work: Mutex::default(),
@@ -244,11 +247,8 @@ impl GitIndex {
     /// damaged or lacks what clients may have, or the store may have lost index files.
     fn is_urgent(&self) -> bool {
         let base = self.base.read().clone();
-        let is_other_base = self
-            .seen_base
-            .read()
-            .as_ref()
-            .is_some_and(|seen| base.is_some() && *seen != base);
+        let has_run = self.has_run.load(Ordering::SeqCst);
+        let is_other_base = has_run && base.is_some() && *self.seen_base.read() != base;
         let is_lost = self.head().is_none() && self.was_published.load(Ordering::SeqCst);
         is_other_base
             || is_lost

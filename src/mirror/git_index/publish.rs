@@ -57,7 +57,8 @@ impl GitIndex {
         };
         let outcome = self.bring(&mut work, &start);
         if outcome.is_ok() {
-            *self.seen_base.write() = Some(base);
+            *self.seen_base.write() = base;
+            self.has_run.store(true, Ordering::SeqCst);
             *self.names.lock() = work.names;
             let has_head = self.head().is_some();
             self.was_published.store(has_head, Ordering::SeqCst);

@@ -12,7 +12,10 @@ use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{Error, Inner, Mirror, git_index::GitIndexes};
+use super::{
+    Error, Inner, Mirror,
+    git_index::{GitIndex, GitIndexes},
+};
 use crate::{
     policy::view::{Facts, KNOWN, Shown, View},
     registry::{CrateName, IndexFile},
@@ -108,8 +111,8 @@ impl Views {
             let git = indexes.of(view);
             ViewStatus {
                 name: view.name().to_owned(),
-                names: git.and_then(|git| git.names()),
-                failing: git.and_then(|git| git.failing()),
+                names: git.and_then(GitIndex::names),
+                failing: git.and_then(GitIndex::failing),
             }
         };
         self.served.iter().map(one).collect()
