@@ -13,6 +13,7 @@ use crate::{
     mirror::Clock,
     registry::{CrateName, IndexFile, RegistryConfig, Release, Row, release::parse_version},
     upstream::probe::{Probe, ProbeError, Reply, Way},
+    util::format::exact_span,
 };
 
 /// How far two clocks may be apart. Certificates and caches fail beyond it.
@@ -312,7 +313,7 @@ fn clock(reply: &Reply, now: SystemTime) -> Finding {
         Ok(skew) => (skew, "ahead of"),
         Err(behind) => (behind.duration(), "behind"),
     };
-    let shown = humantime::format_duration(Duration::from_secs(skew.as_secs()));
+    let shown = exact_span(Duration::from_secs(skew.as_secs()));
     if skew > MAX_CLOCK_SKEW {
         return finding!(Warn, "clock" => "the server's clock is {shown} {word} ours";
             "let both machines follow a time server (NTP): certificates and caches depend on it");

@@ -321,7 +321,7 @@ impl Mirror {
         let store = self.inner.store.clone();
         drop(tasks.spawn(async move {
             // The start does not wait for a long journal.
-            drop(tokio::task::spawn_blocking(move || read_events(&store)).await);
+            drop(task::blocking(move || read_events(&store)).await);
         }));
         let (store, stop) = (self.inner.store.clone(), tasks.stop_flag());
         drop(tasks.spawn(async move {
@@ -389,9 +389,22 @@ impl Mirror {
             fetching: inner.fetches.under_way(),
             refreshing: inner.refreshes.under_way(),
             git: inner.git_indexes.root().map(GitIndex::status),
-            views: inner.views.status(&inner.git_indexes),
+            views: inner
+                .views
+                .iter()
+                .map(|view| self.view_status(view))
+                .collect(),
             now: inner.clock.now(),
             uptime: inner.clock.uptime(),
+        }
+    }
+
+    fn view_status(&self, view: &policy::View) -> ViewStatus {
+        let git = self.inner.git_indexes.of(view);
+        ViewStatus {
+            name: view.name().to_owned(),
+            names: git.and_then(GitIndex::names),
+            failing: git.and_then(GitIndex::failing),
         }
     }
 

@@ -19,7 +19,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -32,7 +31,7 @@ use super::{
 use crate::{
     registry::{Checksum, CrateName, IndexFile, Release},
     store::{Change, Reservation, Validators},
-    util::task,
+    util::task::{self, Bounded, Next},
 };
 
 /// The member that begins a group.
@@ -280,26 +279,29 @@ impl Seeding<'_> {
     fn ask_for(&mut self, names: &[String]) {
         self.given.clear();
         self.faults.clear();
-        let names: Vec<CrateName> = names
-            .iter()
-            .filter_map(|name| CrateName::parse(name).ok())
-            .collect();
+        let mut names = names.iter().filter_map(|name| CrateName::parse(name).ok());
         let mirror = self.mirror;
-        let asked = stream::iter(names)
-            .map(|name| async move {
-                let fault = mirror.index_entry(&name).await.err();
-                (name, fault)
-            })
-            .buffer_unordered(ASKED_AT_ONCE)
-            .collect::<Vec<_>>();
-        for (name, fault) in tokio::runtime::Handle::current().block_on(asked) {
-            let why = match fault {
-                None => continue,
-                Some(Error::UnknownCrate { .. }) => Refusal::UnknownCrate,
-                Some(_) => Refusal::Unasked,
-            };
-            self.faults.insert(name, why);
-        }
+        let mut running = Bounded::new(ASKED_AT_ONCE);
+        tokio::runtime::Handle::current().block_on(async {
+            loop {
+                running.fill(|| {
+                    let name = names.next()?;
+                    Some(async move {
+                        let fault = mirror.index_entry(&name).await.err();
+                        (name, fault)
+                    })
+                });
+                let (name, why) = match running.next().await {
+                    Next::Done((_, None)) | Next::Tick => continue,
+                    Next::Done((name, Some(Error::UnknownCrate { .. }))) => {
+                        (name, Refusal::UnknownCrate)
+                    }
+                    Next::Done((name, Some(_))) => (name, Refusal::Unasked),
+                    Next::Empty => return,
+                };
+                self.faults.insert(name, why);
+            }
+        });
     }
 
     fn take_index(&mut self, name: &str, len: u64, input: &mut impl Read) -> Result<(), JobError> {

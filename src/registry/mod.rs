@@ -18,5 +18,3 @@ pub use entry::{IndexFile, Row};
 pub use layout::RegistryConfig;
 pub use name::CrateName;
 pub use release::Release;
-
-pub use crate::util::format as words;

@@ -10,7 +10,6 @@ use std::{
 use super::{
     media::{NewFile, NewParts, check_free, fault, parse_size},
     sync::SelectionArgs,
-    text::size,
 };
 use crate::cli::{
     Error,
@@ -20,6 +19,7 @@ use crate::mirror::{
     bundle::{ExportReport, ExportRequest},
     jobs::{Fault, Files, JobError, Report, Request},
 };
+use crate::util::format::size;
 
 /// Write a bundle.
 #[derive(Debug, Clone, clap::Args)]

@@ -7,7 +7,6 @@ use std::{
 };
 
 use super::media::{Feed, NewFile, fault, receipt_path};
-use super::text::size;
 use crate::cli::{
     Error,
     job::{self, JobArgs, printed},
@@ -16,6 +15,7 @@ use crate::mirror::{
     bundle::{ImportReport, ImportRequest},
     jobs::{Fault, Files, JobError, Report, Request},
 };
+use crate::util::format::size;
 
 /// Take a bundle in.
 #[derive(Debug, Clone, clap::Args)]

@@ -16,7 +16,6 @@ pub(super) mod restore;
 mod seed;
 pub(super) mod stats;
 pub(super) mod sync;
-pub(in crate::cli) mod text;
 pub(super) mod verify;
 pub(super) mod who;
 

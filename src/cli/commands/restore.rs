@@ -20,7 +20,7 @@ use crate::{
     },
     registry::Checksum,
     store,
-    util::fs::sync_dir,
+    util::{format::size, fs::sync_dir},
 };
 
 /// The longest manifest. Each file has some 150 bytes, and there are hundreds.
@@ -82,7 +82,7 @@ impl RestoreArgs {
             writeln!(out, "{report}")?;
         } else {
             writeln!(out, "index entries   {names}")?;
-            let size = super::text::size(blobs.bytes);
+            let size = size(blobs.bytes);
             writeln!(out, "crate files     {} ({size})", blobs.count)?;
             let data = config.store.dir.display();
             writeln!(out, "the store in `{data}` is that of {}", manifest.at)?;

@@ -10,10 +10,7 @@ use std::{
 
 use flate2::read::GzDecoder;
 
-use super::{
-    backup::folder::{failed, hash},
-    text,
-};
+use super::backup::folder::{failed, hash};
 use crate::{
     cli::{
         Error,
@@ -28,6 +25,7 @@ use crate::{
         },
     },
     registry::{CrateName, layout::parse_index_path, release::parse_version},
+    util::format::size,
 };
 
 /// How deep folders are looked into.
@@ -90,7 +88,7 @@ fn print(
     list: Option<&Path>,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let (taken, bytes) = (report.taken, text::size(report.taken_bytes));
+    let (taken, bytes) = (report.taken, size(report.taken_bytes));
     writeln!(out, "taken in        {taken} crate files ({bytes})")?;
     writeln!(out, "held already    {}", report.held)?;
     if report.entries > 0 {

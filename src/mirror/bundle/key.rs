@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -20,6 +20,7 @@ use ring::{
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
+use crate::util::fs::sync_dir;
 
 const WORDS: &str = "orlop-ed25519:";
 const KEY_BYTES: usize = 32;
@@ -227,7 +228,7 @@ impl KeyFile {
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&new, self.path())?;
-        File::open(&self.dir)?.sync_all()
+        sync_dir(&self.dir)
     }
 }
 

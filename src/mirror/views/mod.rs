@@ -12,10 +12,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{
-    Error, Inner, Mirror,
-    git_index::{GitIndex, GitIndexes},
-};
+use super::{Error, Inner, Mirror};
 use crate::{
     policy::view::{Facts, KNOWN, Shown, View},
     registry::{CrateName, IndexFile},
@@ -104,18 +101,6 @@ impl Views {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<View>> {
         self.served.iter()
-    }
-
-    pub(super) fn status(&self, indexes: &GitIndexes) -> Vec<ViewStatus> {
-        let one = |view: &Arc<View>| {
-            let git = indexes.of(view);
-            ViewStatus {
-                name: view.name().to_owned(),
-                names: git.and_then(GitIndex::names),
-                failing: git.and_then(GitIndex::failing),
-            }
-        };
-        self.served.iter().map(one).collect()
     }
 }
 

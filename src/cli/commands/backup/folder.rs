@@ -15,7 +15,10 @@ use crate::{
         jobs::{Fault, JobError},
     },
     registry::{Checksum, checksum::Hasher},
-    util::fs::sync_dir,
+    util::{
+        format::{rfc3339, seconds},
+        fs::sync_dir,
+    },
 };
 
 /// What says that a backup is not whole.
@@ -246,7 +249,7 @@ impl Folder {
         let manifest = Manifest {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            at: humantime::format_rfc3339_seconds(summary.at).to_string(),
+            at: rfc3339(seconds(summary.at)),
             copied: summary.report.clone(),
             files: std::mem::take(&mut self.files),
         };

@@ -5,7 +5,6 @@ pub(super) mod folder;
 use std::{io::Write, path::PathBuf};
 
 use self::folder::{Folder, Laid};
-use super::text;
 use crate::{
     cli::{
         Error,
@@ -16,6 +15,7 @@ use crate::{
         backup::BackupRequest,
         jobs::{Fault, JobError, Report, Request},
     },
+    util::format::size,
 };
 
 /// Copy the store while it is used.
@@ -100,7 +100,7 @@ fn print(
         out,
         "crate files     {} ({}): {} linked, {} copied, {} there before",
         report.blobs,
-        text::size(report.blob_bytes),
+        size(report.blob_bytes),
         laid.linked,
         laid.copied,
         laid.kept
