@@ -27,14 +27,14 @@ pub(super) struct Work {
 }
 
 /// What one run starts from.
-struct Start<'a> {
-    now: SystemTime,
-    base: Option<&'a str>,
+pub(super) struct Start<'a> {
+    pub(super) now: SystemTime,
+    pub(super) base: Option<&'a str>,
     /// What changed since the last run.
-    changed: &'a Changed,
+    pub(super) changed: &'a Changed,
     /// Every change up to this number is in `changed`, or was before.
-    change: u64,
-    stop: &'a AtomicBool,
+    pub(super) change: u64,
+    pub(super) stop: &'a AtomicBool,
 }
 
 impl GitIndex {
@@ -295,7 +295,7 @@ impl GitIndex {
 
     /// Reads what the view shows once more while it is written, so that no file is named that went
     /// since it was compared.
-    fn commit(
+    pub(super) fn commit(
         &self,
         repo: &Repo,
         parent: Option<Head>,

@@ -78,8 +78,13 @@ struct Opened {
 
 impl Opened {
     fn new(data: &Path) -> Opened {
+        Opened::on(data, store::SpaceProbe::default())
+    }
+
+    fn on(data: &Path, space: store::SpaceProbe) -> Opened {
         let options = store::Options {
             cache_bytes: 4 << 20,
+            space,
             ..store::Options::at(data)
         };
         let (store, _report) = Store::open(options, at(0)).expect("the store opens");
@@ -696,6 +701,63 @@ fn a_kill_between_publish_and_commit_loses_nothing() {
     publish(place.store(), "two", 5);
     let mut killed = place.killed();
     assert_eq!(killed.cut().expect("the first").generation, 1);
+    killed.check();
+}
+
+/// The branch does not move before the store is durable, which a full disk prevents.
+#[test]
+fn a_store_that_cannot_be_made_durable_gets_no_commit() {
+    let mut place = Place::filled();
+    let head = place.head();
+    place.close();
+    let free = Arc::new(AtomicU64::new(1 << 40));
+    let seen = Arc::clone(&free);
+    let space = store::SpaceProbe::new(move |_path| {
+        Ok(store::Space {
+            free_bytes: seen.load(Ordering::Relaxed),
+            total_bytes: 1 << 40,
+        })
+    });
+    place.open = Some(Opened::on(&place.path(""), space));
+    place.all().recover_at_start();
+    publish(place.store(), "two", 8);
+    free.store(1 << 20, Ordering::Relaxed);
+    let full = run(place.all(), 90);
+    assert!(
+        matches!(full, Err(Fault::Store(store::Error::Full { .. }))),
+        "{full:?}"
+    );
+    assert_eq!(place.head(), head);
+    free.store(1 << 40, Ordering::Relaxed);
+    assert_eq!(place.cut().expect("a change").generation, 6);
+    place.check();
+}
+
+#[test]
+fn a_commit_has_nothing_that_a_kill_takes_from_the_store() {
+    let place = Place::filled();
+    let (store, all) = (place.store(), place.all());
+    let names = vec![name("five"), name("two")];
+    let given = |krate: &CrateName| (krate.clone(), file(krate.as_str(), 6).bytes().clone());
+    let files = names.iter().map(given).collect();
+    store.restore(files, at(90)).expect("given back");
+    let head = place.head();
+    let start = publish::Start {
+        now: at(91),
+        base: Some(BASE),
+        changed: &Changed::Names(names.clone()),
+        change: store.change_number(),
+        stop: &AtomicBool::new(false),
+    };
+    // The kill comes before the note.
+    let summary = message::Summary::default();
+    let committed = all.commit(place.repo(), Some(head), &start, None, &names, &summary);
+    committed.expect("committed");
+    let change = place.change_of_head();
+    let mut killed = place.killed();
+    assert!(killed.store().change_number_at_open() >= change);
+    assert_eq!((killed.cut(), killed.head()), (None, place.head()));
+    killed.has("five", 6);
     killed.check();
 }
 
