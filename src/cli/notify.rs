@@ -76,7 +76,15 @@ struct Report {
 impl Notify {
     /// Reports to the manager that the environment names, if it names one.
     pub(super) fn to(manager: &ServiceManager) -> Notify {
-        if manager.notify.is_none() {
+        let Some(socket) = &manager.notify else {
+            return Notify(None);
+        };
+        if socket.as_encoded_bytes().starts_with(b"@") {
+            tracing::warn!(
+                "the service manager gets no reports: `NOTIFY_SOCKET` names the abstract socket \
+                 `{}`, and only paths are supported",
+                socket.display()
+            );
             return Notify(None);
         }
         Notify::by(|text| sd_notify::notify(&[NotifyState::Custom(text)]))

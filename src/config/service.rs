@@ -17,7 +17,8 @@ const FIRST: usize = 3;
 /// What the environment says of a service manager.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServiceManager {
-    /// `NOTIFY_SOCKET`: a path, or a name after an `@`. `None`: nobody wants to be told.
+    /// `NOTIFY_SOCKET`: the path of the manager's socket. `None`: there is no manager to report to.
+    /// An abstract socket (`@NAME`) is not supported: the crate `sd-notify` connects to paths only.
     pub notify: Option<OsString>,
     /// How long it waits for a sign of life. `None`: for ever.
     pub watchdog: Option<Duration>,

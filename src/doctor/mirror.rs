@@ -262,6 +262,12 @@ impl MirrorProbe<'_> {
         let refusal = refusal(&reply);
         Ok(match head_of(&reply.body).filter(|_| reply.status == 200) {
             Some(head) => finding!(Ok, CHECK => "its head is {head}"),
+            None if reply.status == 200
+                && reply.body.starts_with(b"001e# service=git-upload-pack") =>
+            {
+                finding!(Skip, CHECK => "it has no commit yet: the first is made some seconds after \
+                    a crate was requested")
+            }
             None if !self.urls.is_git => finding!(Skip, CHECK => "{refusal}"),
             None => finding!(Fail, CHECK => "{refusal}";
                 "use the sparse index (`orlop client-config`), or set `git.enabled` and \

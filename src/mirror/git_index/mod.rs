@@ -93,7 +93,7 @@ pub(super) enum Fault {
     Store(#[from] store::Error),
     #[error("the repository failed")]
     Git(#[from] git::Error),
-    #[error("it was told to stop")]
+    #[error("the server stops")]
     Stopped,
     #[error("internal error: publishing panicked")]
     Panicked,
