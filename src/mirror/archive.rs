@@ -208,7 +208,10 @@ impl<R: Read> Reader<R> {
             return Err(invalid(text));
         }
         if member.head().ok().is_none_or(|expected| expected != head) {
-            let text = format!("orlop did not write the tar header of `{}` so", member.path);
+            let text = format!(
+                "orlop did not write this tar header of `{}`; a tar that was packed again has others",
+                member.path
+            );
             return Err(invalid(text));
         }
         self.left = len;
@@ -390,8 +393,8 @@ mod tests {
         ] {
             refused("not a plain file", &|header| header.set_entry_type(kind));
         }
-        refused("did not write", &|header| header.set_mtime(1));
-        refused("did not write", &|header| header.set_uid(1000));
+        refused("packed again", &|header| header.set_mtime(1));
+        refused("packed again", &|header| header.set_uid(1000));
         refused("too long", &|header| {
             named(header, "././@LongLink");
             header.set_entry_type(EntryType::GNULongName);

@@ -1,7 +1,7 @@
 //! Format 1: the manifest, and the records of the sections.
 #![warn(clippy::arithmetic_side_effects)]
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 
 use semver::Version;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -159,10 +159,7 @@ impl<T: Described> Signed<T> {
     /// Reads the first two members. The signature is not verified yet, only there.
     pub(super) fn read(input: &mut Reader<impl Read>) -> Result<Signed<T>, Error> {
         let foreign = || Error::Foreign { what: T::WHAT };
-        let member = input.next_member().map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidData => foreign(),
-            _ => Error::reading(T::WHAT)(error),
-        })?;
+        let member = input.next_member().map_err(Error::reading(T::WHAT))?;
         let is_manifest = member.is_some_and(|member| member.path == MANIFEST);
         let bytes = read_small(input, MANIFEST)?;
         let json = serde_json::from_slice::<serde_json::Value>(&bytes).ok();

@@ -590,6 +590,15 @@ fn what_is_wrong_is_said() {
         .expect("written");
     let tar = tar.finish().expect("written");
     assert_eq!(said(&tar), "this is not a bundle of orlop");
+    let mut header = tar::Header::new_gnu();
+    header.set_size(0);
+    header.set_mode(PUBLIC);
+    header.set_mtime(1_700_000_000);
+    let mut packed = tar::Builder::new(Vec::new());
+    let appended = packed.append_data(&mut header, "manifest.json", io::empty());
+    appended.expect("written");
+    let packed = said(&packed.into_inner().expect("written"));
+    assert!(packed.contains("packed again"), "{packed}");
     assert_eq!(said(b""), "it is cut short: it ends within a bundle");
     let cut = said(&bundle[..bundle.len() - 1024 - 400]);
     assert!(
