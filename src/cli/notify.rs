@@ -202,6 +202,10 @@ impl Queue {
             return false;
         }
         self.waiting.push_back(Report { text, must_arrive });
+        // A flush waits for this report, whatever became of the last one.
+        if self.state == Sending::Failing {
+            self.state = Sending::Idle;
+        }
         true
     }
 }

@@ -19,6 +19,9 @@ use super::{Finding, Findings, Severity};
 /// How many configuration files are read, included ones among them.
 const MAX_FILES: usize = 64;
 
+/// The largest configuration file that is read.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
 /// How many replacements may follow one another.
 const MAX_REPLACEMENTS: usize = 16;
 
@@ -230,8 +233,9 @@ fn proxy_of_git() -> Option<CargoValue> {
     })
 }
 
-/// A URL as it may be shown.
+/// A URL as it may be shown: without a password and without a query, where tokens stand.
 pub(super) fn without_password(url: &str) -> String {
+    let url = url.split_once('?').map_or(url, |(url, _query)| url);
     let Some((before, host)) = url.rsplit_once('@') else {
         return url.to_owned();
     };
@@ -242,6 +246,12 @@ pub(super) fn without_password(url: &str) -> String {
 }
 
 fn read_table(path: &Path) -> Result<Value, String> {
+    let len = fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if len > MAX_CONFIG_BYTES {
+        return Err(format!(
+            "it has {len} bytes; at most {MAX_CONFIG_BYTES} are read"
+        ));
+    }
     let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
     let table = text.parse::<Table>();
     table
@@ -375,5 +385,6 @@ mod tests {
         check("sparse+http://me:secret@m/", "sparse+http://***@m/");
         check("me:secret@proxy:3128", "***@proxy:3128");
         check("proxy:3128", "proxy:3128");
+        check("sparse+http://m/?token=secret", "sparse+http://m/");
     }
 }

@@ -7,6 +7,9 @@ use url::Url;
 use super::{Finding, Findings, Severity, below};
 use crate::upstream::probe::Probe;
 
+/// How old the server's last success with upstream may be: one that is older says nothing about now.
+const MAX_SUCCESS_AGE_SECONDS: u64 = 300;
+
 /// `/status.json`. A field that another version lacks counts as empty.
 #[derive(Debug)]
 pub(super) struct ServerStatus(Value);
@@ -69,12 +72,13 @@ impl ServerStatus {
         started(self).abs_diff(started(other)) <= 1
     }
 
-    /// How the server reached upstream's index; `None`: it did not when it last tried, or never
-    /// tried.
+    /// How the server reached upstream's index; `None`: it did not when it last tried, or that is
+    /// long ago, or it never tried.
     pub(super) fn reached_upstream(&self) -> Option<String> {
         let last: Option<u64> = self.get("/upstream/index/last_success_seconds");
         let level: Severity = self.get("/upstream/index/level");
         let [url, text] = ["/upstream/url", "/upstream/index/text"].map(|it| self.get::<&str>(it));
-        (level == Severity::Ok && last.is_some()).then(|| format!("`{url}` {text}"))
+        let is_recent = last.is_some_and(|age| age <= MAX_SUCCESS_AGE_SECONDS);
+        (level == Severity::Ok && is_recent).then(|| format!("`{url}` {text}"))
     }
 }

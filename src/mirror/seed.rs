@@ -190,6 +190,7 @@ impl Mirror {
                 teller: &teller,
                 total: request.files,
                 given: HashMap::new(),
+                has_asked: false,
                 faults: HashMap::new(),
                 waiting: Vec::new(),
                 report: SeedReport::default(),
@@ -213,6 +214,8 @@ struct Seeding<'a> {
     total: u64,
     /// Index files of the folder, of the crates that come next.
     given: HashMap<CrateName, Bytes>,
+    /// Whether a group asked for index entries.
+    has_asked: bool,
     /// Why the index of a crate could not be asked.
     faults: HashMap<CrateName, Refusal>,
     /// Received, and to be made durable together.
@@ -281,7 +284,12 @@ impl Seeding<'_> {
         self.faults.clear();
         let mut names = names.iter().filter_map(|name| CrateName::parse(name).ok());
         let mirror = self.mirror;
-        let mut running = Bounded::new(ASKED_AT_ONCE);
+        // Only the first group of all may have to open a connection.
+        let mut running = if std::mem::replace(&mut self.has_asked, true) {
+            Bounded::without_head_start(ASKED_AT_ONCE)
+        } else {
+            Bounded::new(ASKED_AT_ONCE)
+        };
         tokio::runtime::Handle::current().block_on(async {
             loop {
                 running.fill(|| {

@@ -21,7 +21,8 @@ const UNHEARD_BUDGET: Duration = Duration::from_secs(30);
 const JOB_ATTEMPTS: u32 = 12;
 
 /// What a stall costs of a job's attempts: as much as all attempts of a fetch, because each stall
-/// takes as long as those.
+/// takes as long as those. It is also the most that one fetch costs a job: with many attempts
+/// (`upstream.attempts`) and short pauses, a job would give up within milliseconds.
 const STALL_COST: u32 = 3;
 
 /// The first pause of a job; it doubles.
@@ -80,6 +81,11 @@ fn is_answer(error: &Error) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether upstream says that there are too many requests.
+fn is_rate_limit(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Status { code: 429, .. })
 }
 
 /// How often and how long to try. Each preset has its budget beside it ([`Budget`]).
@@ -234,6 +240,9 @@ impl Retry<'_> {
     pub fn pause(&mut self, error: &Error, jitter: f64) -> Result<Duration, GiveUp> {
         let is_job = self.policy.waiter == Waiter::Job;
         let (cost, asked) = match classify(error) {
+            // An upstream that limits the rate is there: it gets all rounds, with or without a time.
+            Class::Soon if is_rate_limit(error) => (1, Duration::ZERO),
+            Class::Soon if is_job => (error.attempts().min(STALL_COST), Duration::ZERO),
             Class::Soon => (error.attempts(), Duration::ZERO),
             Class::After(wait) => (1, wait),
             Class::Stalled if is_job => (STALL_COST, Duration::ZERO),
@@ -447,12 +456,18 @@ mod tests {
         let broken = error(Kind::Transport(Cause::text("reset")));
         assert_eq!(rounds_of_a_job(&broken), 11);
         assert_eq!(rounds_of_a_job(&broken.after(3)), 3);
+        assert_eq!(rounds_of_a_job(&broken.after(20)), 3);
         let stalled = Kind::Timeout {
             stage: Stage::Head,
             limit: Duration::from_secs(8),
         };
         assert_eq!(rounds_of_a_job(&error(stalled)), 3);
-        assert_eq!(rounds_of_a_job(&error(status(429, Some(1))).after(3)), 11);
+        for retry_after in [Some(1), None] {
+            assert_eq!(
+                rounds_of_a_job(&error(status(429, retry_after)).after(3)),
+                11
+            );
+        }
         let open = Kind::Breaker {
             retry_after: Duration::from_secs(1),
             last: None,

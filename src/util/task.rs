@@ -67,7 +67,15 @@ impl<F: Future> Bounded<F> {
         }
     }
 
-    /// Takes futures from `source` while there is room and it has any.
+    /// The same without a head start: a connection is known to be there.
+    pub fn without_head_start(max: usize) -> Bounded<F> {
+        Bounded {
+            alone_until: None,
+            ..Bounded::new(max)
+        }
+    }
+
+    /// Takes futures from `source` while it has any and fewer than `max` run.
     pub fn fill(&mut self, mut source: impl FnMut() -> Option<F>) {
         let is_alone = self.alone_until.is_some_and(|end| Instant::now() < end);
         let max = if is_alone { 1 } else { self.max };
