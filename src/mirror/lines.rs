@@ -1,7 +1,7 @@
 //! Records as lines of JSON, packed by zstd: `zstd -dc` shows them. Hides zstd.
 #![warn(clippy::arithmetic_side_effects)]
 
-use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::io::{self, BufRead as _, BufReader, Read, Take, Write};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -62,7 +62,7 @@ impl<W: Write> LineWriter<W> {
 /// Records that end early are [`io::ErrorKind::UnexpectedEof`], and what is no record
 /// [`io::ErrorKind::InvalidData`].
 pub(super) struct LineReader<R: Read> {
-    input: BufReader<Decoder<'static, BufReader<R>>>,
+    input: BufReader<Take<Decoder<'static, BufReader<R>>>>,
     line: Vec<u8>,
     max_bytes: u64,
     /// How many were read.
@@ -75,11 +75,17 @@ impl<R: Read> LineReader<R> {
         let mut unpacker = Decoder::new(input)?;
         unpacker.window_log_max(MAX_WINDOW_LOG)?;
         Ok(LineReader {
-            input: BufReader::new(unpacker),
+            input: BufReader::new(unpacker.take(u64::MAX)),
             line: Vec::new(),
             max_bytes: MAX_LINE_BYTES,
             count: 0,
         })
+    }
+
+    /// Reads no more than `bytes` of unpacked records: the rest is as if it were not there.
+    pub(super) fn limit(mut self, bytes: u64) -> LineReader<R> {
+        self.input.get_mut().set_limit(bytes);
+        self
     }
 
     /// The next; `None`: that was all.
@@ -181,6 +187,9 @@ mod tests {
         let mut reader = LineReader::new(&long[..]).expect("zstd");
         reader.max_bytes = 1000;
         let error = reader.next::<ExactBytes>().expect_err("it is too long");
+        assert_eq!(error.to_string(), "line 1: it is too long, or breaks off");
+        let mut reader = LineReader::new(&long[..]).expect("zstd").limit(1000);
+        let error = reader.next::<ExactBytes>().expect_err("it breaks off");
         assert_eq!(error.to_string(), "line 1: it is too long, or breaks off");
         let mut reader = LineReader::new(&long[..]).expect("zstd");
         let error = reader.next::<u64>().expect_err("it is no number");

@@ -34,8 +34,17 @@ const SUM: &str = "manifest.sha256";
 /// Some hundred bytes are usual.
 const MAX_MANIFEST_BYTES: u64 = 64 << 10;
 
-/// The longest section: a hundred times what all of crates.io takes.
-const MAX_SECTION_BYTES: u64 = 64 << 30;
+/// The longest section, packed and unpacked: a hundred times what all of crates.io takes. A few
+/// packed bytes can unpack to any number.
+pub(super) const MAX_SECTION_BYTES: u64 = 64 << 30;
+
+/// The most records of a section: ten times the crate files of crates.io. Some of them are kept in
+/// memory.
+pub(super) const MAX_RECORDS: u64 = 32 << 20;
+
+/// The longest `etag` or `last_modified`. It comes from one line of an HTTP header, for which 16 KiB
+/// are more than servers send.
+const MAX_VALIDATOR_BYTES: usize = 16 << 10;
 
 /// The largest crate file. crates.io's limit is 10 MiB, exceptions have ten times that.
 const MAX_CRATE_BYTES: u64 = 8 << 30;
@@ -117,7 +126,7 @@ impl Described for Manifest {
         } = &self.sections;
         let fits = [crates, index, journal]
             .iter()
-            .all(|section| section.bytes <= MAX_SECTION_BYTES);
+            .all(|section| section.bytes <= MAX_SECTION_BYTES && section.records <= MAX_RECORDS);
         fits && self.crates.checked_add(self.crates_left_out) == Some(crates.records)
     }
 }
@@ -321,6 +330,10 @@ impl Record for IndexRecord {
     fn check(&self) -> Result<(), &'static str> {
         if self.left_out.is_some() == self.file.is_some() {
             return Err("an index file is missing, or one too many");
+        }
+        let mut validators = [&self.etag, &self.last_modified].into_iter().flatten();
+        if validators.any(|text| text.len() > MAX_VALIDATOR_BYTES) {
+            return Err("an `etag` or `last_modified` is too long");
         }
         Ok(())
     }

@@ -25,14 +25,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     error::{Error, RECEIPT},
-    format::{Described, Digest, FORMAT, Id, Record, Section, Signed},
+    format::{Described, Digest, FORMAT, Id, MAX_RECORDS, Record, Section, Signed},
     key::PublicKey,
     section::{SectionWriter, Spooled},
     stream::begin,
 };
 use crate::{
     mirror::{archive::Writer, jobs::Teller},
-    registry::Checksum,
+    registry::{Checksum, CrateName},
     store::{Store, Table, to_millis},
 };
 
@@ -56,7 +56,8 @@ impl Described for Manifest {
     }
 
     fn is_sound(&self) -> bool {
-        self.section.bytes <= MAX_BYTES
+        // Nothing signs a receipt, and all its records are kept in memory.
+        self.section.bytes <= MAX_BYTES && self.section.records <= MAX_RECORDS
     }
 }
 
@@ -71,6 +72,17 @@ enum Holding {
 
 impl Record for Holding {
     const FILE: &'static str = "receipt.jsonl.zst";
+
+    fn check(&self) -> Result<(), &'static str> {
+        match self {
+            Holding::Crate(_) => Ok(()),
+            // This also bounds its length, and with it the memory that a record takes.
+            Holding::Name(name, _) => match CrateName::parse(name) {
+                Ok(parsed) if parsed.key() == name => Ok(()),
+                _ => Err("a name is not the lower-case name of a crate"),
+            },
+        }
+    }
 }
 
 /// What a machine has.
@@ -109,6 +121,9 @@ impl Receipt {
         let mut receipt = Receipt::default();
         let mut records = spooled.records()?;
         while let Some(record) = records.next()? {
+            if teller.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
             match record {
                 Holding::Crate(digest) => receipt.crates.push(digest),
                 Holding::Name(name, digest) => drop(receipt.names.insert(name, digest)),

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     error::Error,
-    format::{Record, Section, expect_member},
+    format::{MAX_SECTION_BYTES, Record, Section, expect_member},
 };
 use crate::{
     mirror::{
@@ -151,8 +151,9 @@ impl<T: Record> Spooled<T> {
     pub(super) fn records(&mut self) -> Result<Records<'_, T>, Error> {
         let start = self.file.seek(SeekFrom::Start(0));
         let lines = start.and_then(|_start| LineReader::new(&self.file));
+        let lines = lines.map_err(Error::reading(T::FILE))?;
         Ok(Records {
-            lines: lines.map_err(Error::reading(T::FILE))?,
+            lines: lines.limit(MAX_SECTION_BYTES),
             count: self.section.records,
             kind: PhantomData,
         })

@@ -13,12 +13,13 @@ use std::{
 use bytes::Bytes;
 use proptest::prelude::*;
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     ExportReport, ImportPart, ImportReport,
     error::Error,
     export::Export,
-    format::{CrateRecord, Digest, Id, IndexRecord, Signed},
+    format::{CrateRecord, Described as _, Digest, Id, IndexRecord, Manifest, Record as _, Signed},
     import::Import,
     key::SigningKey,
     receipt::Receipt,
@@ -29,7 +30,7 @@ use crate::{
     mirror::{
         archive::{PUBLIC, Reader, Writer},
         jobs::{Fault, Teller},
-        lines::ExactBytes,
+        lines::{ExactBytes, LineWriter},
         select::Chosen,
     },
     registry::{Checksum, CrateName, IndexFile, Release},
@@ -824,6 +825,117 @@ fn a_receipt_that_was_changed_or_cut_is_refused() {
             Err(Error::Foreign { what: "a receipt" })
         ));
     }
+}
+
+/// A receipt of these records, of which its manifest says that they are `count`.
+fn receipt_of(records: &[serde_json::Value], count: u64) -> Vec<u8> {
+    let mut lines = LineWriter::new(Vec::new()).expect("memory takes it");
+    for record in records {
+        lines.put(record).expect("memory takes it");
+    }
+    let body = lines.finish().expect("memory takes it");
+    let section = serde_json::json!({
+        "sha256": Checksum::of(&body).to_string(), "bytes": body.len(), "records": count,
+    });
+    let manifest = serde_json::json!({ "orlop_receipt": 1, "receipt.jsonl.zst": section });
+    let manifest = manifest.to_string().into_bytes();
+    let sum = format!("{}  manifest.json\n", Checksum::of(&manifest));
+    let mut tar = Writer::new(Vec::new());
+    for (path, body) in [
+        ("manifest.json", &manifest[..]),
+        ("manifest.sha256", sum.as_bytes()),
+        ("receipt.jsonl.zst", &body[..]),
+    ] {
+        tar.member(path, PUBLIC, body).expect("written");
+    }
+    tar.finish().expect("written")
+}
+
+#[test]
+fn a_receipt_has_bounds_although_nothing_signs_it() {
+    let place = place();
+    let digest = "0".repeat(32);
+    let of_name = |name: &str| serde_json::json!({ "name": [name, digest] });
+    let longest = "a".repeat(64);
+    let good = [of_name("beta"), of_name(&longest)];
+    let (receipt, _id) = place.read_receipt(&receipt_of(&good, 2)).expect("good");
+    assert!(receipt.has_name(&longest, Digest([0; 16])));
+    let said = |records: &[serde_json::Value], count| {
+        let read = place.read_receipt(&receipt_of(records, count));
+        read.expect_err("refused").to_string()
+    };
+    for name in ["Beta", "", "../beta", &"a".repeat(65)] {
+        let said = said(&[of_name(name)], 1);
+        assert!(
+            said.contains("not the lower-case name of a crate"),
+            "{said}"
+        );
+    }
+    for count in [1, 3] {
+        let said = said(&good, count);
+        assert!(said.contains("another number of records"), "{said}");
+    }
+    let said = said(&good, (32 << 20) + 1);
+    assert!(said.contains("do not fit together"), "{said}");
+}
+
+/// Cancels a job when it has read all.
+struct CancelledAtEnd<'a>(&'a [u8], CancellationToken);
+
+impl io::Read for CancelledAtEnd<'_> {
+    fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
+        if self.0.is_empty() {
+            self.1.cancel();
+        }
+        self.0.read(piece)
+    }
+}
+
+#[test]
+fn a_job_that_reads_the_records_of_a_receipt_can_be_cancelled() {
+    let place = place().fill();
+    let bytes = place.write_receipt();
+    let token = CancellationToken::new();
+    let teller = Teller::new(Arc::new(|_event| ()), token.clone());
+    let read = Receipt::read(CancelledAtEnd(&bytes, token), &place.store, &teller);
+    assert!(matches!(read, Err(Error::Cancelled)), "{read:?}");
+}
+
+#[test]
+fn the_numbers_of_a_bundle_have_bounds() {
+    let bundle = place().fill().export();
+    let manifest = || {
+        let signed = Signed::<Manifest>::read(&mut Reader::new(&bundle[..]));
+        signed.map_err(drop).expect("a good bundle").manifest
+    };
+    for (records, is_sound) in [(32 << 20, true), ((32 << 20) + 1, false)] {
+        let mut crates = manifest();
+        crates.crates = records;
+        crates.sections.crates.records = records;
+        let mut index = manifest();
+        index.sections.index.records = records;
+        let mut journal = manifest();
+        journal.sections.journal.records = records;
+        for changed in [crates, index, journal] {
+            assert_eq!(changed.is_sound(), is_sound, "{changed:?}");
+        }
+    }
+}
+
+#[test]
+fn an_index_entry_has_validators_of_a_sensible_length() {
+    let record = |etag: usize, last_modified: usize| IndexRecord {
+        name: name("alpha"),
+        etag: Some("e".repeat(etag)),
+        last_modified: Some("m".repeat(last_modified)),
+        seen: 0,
+        gone: false,
+        left_out: None,
+        file: Some(ExactBytes(Bytes::new())),
+    };
+    assert_eq!(record(16 << 10, 16 << 10).check(), Ok(()));
+    record((16 << 10) + 1, 1).check().expect_err("a long etag");
+    record(1, (16 << 10) + 1).check().expect_err("a long date");
 }
 
 #[test]
