@@ -116,10 +116,10 @@ impl ImportArgs {
         let print: job::Print<'_> =
             printed!(Import(report), out => print(report, path.as_deref(), out));
         match job::run_then(&self.job, request, files, out, &mut keep, print) {
-            Err(Error::Job(error)) if error.fault == Fault::Damaged => {
-                let trouble = feed.as_mut().and_then(Feed::trouble);
-                Err(Error::Job(trouble.unwrap_or(error)))
-            }
+            Err(Error::Job(error)) => Err(Error::Job(match &mut feed {
+                Some(feed) => feed.explain(error),
+                None => error,
+            })),
             outcome => outcome,
         }
     }

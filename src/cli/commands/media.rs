@@ -285,7 +285,12 @@ impl Feed {
         if files.len() > 1 {
             check_parts(&files)?;
         }
-        let parts = files.iter().filter(|file| file.number.is_some());
+        // A single file is a part only if it is the first: the digits at the end of the name of a
+        // whole bundle can be a date.
+        let is_split = files.len() > 1;
+        let parts = files
+            .iter()
+            .filter(|file| is_split || file.number == Some(1));
         let mut feed = Feed {
             feeding: None,
             parts: parts.map(|file| file.part.clone()).collect(),
@@ -301,8 +306,16 @@ impl Feed {
         Ok((feed, reader.into()))
     }
 
-    /// Which part could not be read, which is why the job found the bundle cut short.
-    pub(super) fn trouble(&mut self) -> Option<JobError> {
+    /// Why the job failed: where it found the bundle cut short or a part missing, that can be because
+    /// a part could not be read.
+    pub(super) fn explain(&mut self, error: JobError) -> JobError {
+        match error.fault {
+            Fault::Damaged | Fault::Usage => self.trouble().unwrap_or(error),
+            _ => error,
+        }
+    }
+
+    fn trouble(&mut self) -> Option<JobError> {
         self.feeding.take()?.join().ok()?.err()
     }
 }
@@ -492,7 +505,29 @@ mod tests {
         assert_eq!(read.expect("a pipe can be read"), 27);
         assert!(feed.trouble().is_none());
         assert_eq!(begin(&["b"]).expect("a bundle").0.parts, []);
-        assert_eq!(begin(&["b.002"]).expect("a part").0.parts.len(), 1);
+        assert_eq!(begin(&["b.001"]).expect("a part").0.parts.len(), 1);
+        let dated = path("lab.20261201");
+        fs::write(&dated, b"a whole bundle").expect("written");
+        assert_eq!(Feed::begin(&[dated]).expect("a bundle").0.parts, []);
+    }
+
+    #[test]
+    fn a_part_that_cannot_be_read_explains_what_the_job_found() {
+        let place = tempfile::tempdir().expect("a folder");
+        let [first, second] = ["b.001", "b.002"].map(|name| place.path().join(name));
+        for fault in [Fault::Damaged, Fault::Usage, Fault::Cancelled] {
+            fs::write(&first, vec![b'x'; 64 << 10]).expect("written");
+            // A folder can be opened, but not read.
+            fs::create_dir_all(&second).expect("made");
+            let (mut feed, pipe) = Feed::begin(&[first.clone(), second.clone()]).expect("there");
+            let mut read = Vec::new();
+            let end = File::from(pipe).read_to_end(&mut read);
+            assert_eq!(end.expect("a pipe can be read"), 64 << 10);
+            let error = feed.explain(JobError::new(fault, "part 3 of the bundle is missing"));
+            let is_explained =
+                error.message.contains("could not read") && error.message.contains("b.002`");
+            assert_eq!(is_explained, fault != Fault::Cancelled, "{error:?}");
+        }
     }
 
     #[test]
