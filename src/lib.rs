@@ -36,7 +36,7 @@
 //! `View::all()`, which has no rules; below `/view/{view}/` it is another one. A rule leaves whole
 //! lines out of the file that the root index serves. A view that shows only what is cached asks no
 //! upstream, and its version counter moves when files come and go. Its git index is a repository of
-//! its own, which `mirror::views` compares with the store.
+//! its own, which `mirror::git_index` compares with the store.
 //!
 //! **A download**: `http::download` parses a [`registry::Release`] → [`mirror::Mirror::crate_file`]
 //! → the record of the crate in the [`store`] names the sha256 to expect (an unknown version: the

@@ -636,6 +636,8 @@ impl Committer {
         self.shared.uncover();
         let failing = self.journal.is_dead();
         if self.shared.failing.swap(failing, SeqCst) && !failing {
+            // What was applied before the failure is visible from now on.
+            self.shared.watchers.tell_everything();
             tracing::info!("the store takes writes again");
         }
     }
@@ -1160,8 +1162,9 @@ impl Committer {
                 self.shared.forget_names();
                 self.shared.uncover();
                 self.shared.watchers.tell_everything();
-                self.shared.suspect.store(false, SeqCst);
+                // In this order, so that at no moment nothing tells of the reopening.
                 self.shared.reopened.fetch_add(1, SeqCst);
+                self.shared.suspect.store(false, SeqCst);
                 tracing::warn!(
                     rebuilt = recovered.rebuilt,
                     names = recovered.names,

@@ -76,6 +76,13 @@ impl Store {
         self.shared().change_number_at_open.load(SeqCst)
     }
 
+    /// Whether all reads since [`reopened`](Store::reopened) returned `since` had a database that
+    /// could be read. If not, what was not found then may be there.
+    pub fn has_read_soundly(&self, since: u64) -> bool {
+        let shared = self.shared();
+        !shared.suspect.load(SeqCst) && shared.catalogue().is_some() && self.reopened() == since
+    }
+
     /// Makes durable all that readers may have seen until now. Returns the change number.
     ///
     /// # Errors
@@ -191,6 +198,17 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_without_a_database_are_not_sound() {
+        let place = tempfile::tempdir().expect("a folder");
+        let options = crate::store::Options::at(place.path());
+        let (store, _report) = Store::open(options, SystemTime::UNIX_EPOCH).expect("a new store");
+        let since = store.reopened();
+        assert!(store.has_read_soundly(since));
+        store.shared().set_catalogue(None);
+        assert!(!store.has_read_soundly(since));
+    }
 
     #[test]
     fn what_was_published_is_read_as_it_was_written_and_no_other_way() {

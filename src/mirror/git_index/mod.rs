@@ -97,6 +97,8 @@ pub(super) enum Fault {
     Stopped,
     #[error("internal error: publishing panicked")]
     Panicked,
+    #[error("the index database could not be read meanwhile, or was opened anew")]
+    Unreadable,
     #[error("`{CONFIG}` could not be written")]
     Config(#[from] serde_json::Error),
 }
@@ -112,6 +114,8 @@ pub struct GitIndex {
     repo: OnceLock<Repo>,
     /// The URL below which clients reach the view.
     base: RwLock<Option<String>>,
+    /// Whether it is known by now if there is a base. A commit before that would lack `config.json`.
+    is_base_settled: AtomicBool,
     /// The base that the last run saw.
     seen_base: RwLock<Option<String>>,
     /// Whether there was a run.
@@ -162,6 +166,7 @@ impl GitIndex {
             options,
             repo: repo.map_or_else(OnceLock::new, OnceLock::from),
             base: RwLock::default(),
+            is_base_settled: AtomicBool::new(false),
             seen_base: RwLock::default(),
             has_run: AtomicBool::new(false),
             changes,
@@ -223,6 +228,7 @@ impl GitIndex {
 
     fn set_base(&self, base: Option<String>) {
         *self.base.write() = base;
+        self.is_base_settled.store(true, Ordering::SeqCst);
     }
 
     /// What waits for the next run.
@@ -288,7 +294,8 @@ impl GitIndex {
         let mut pace = Pace::new(self.options.clone());
         let mut is_first = true;
         while !self.ending.is_here.load(Ordering::Relaxed) {
-            if !self.waits_for_base() && !stop.load(Ordering::Relaxed) {
+            let is_settled = self.is_base_settled.load(Ordering::SeqCst);
+            if is_settled && !self.waits_for_base() && !stop.load(Ordering::Relaxed) {
                 self.open_early().await;
                 // What a commit has that is served already may be wrong by now.
                 let is_urgent = (is_first && self.head().is_some()) || self.is_urgent();

@@ -238,12 +238,23 @@ impl GitIndex {
 
     // --- publishing
 
+    /// A file that could not be read looks like one that is not there: it must not be committed as
+    /// removed, nor be replaced by the one of the head.
+    fn check_reads(&self, reopened: u64) -> Result<(), Fault> {
+        if self.store.has_read_soundly(reopened) {
+            return Ok(());
+        }
+        Err(Fault::Unreadable)
+    }
+
     fn publish(
         &self,
         repo: &Repo,
         work: &mut Work,
         start: &Start<'_>,
     ) -> Result<Option<Head>, Fault> {
+        let reopened = self.store.reopened();
+        self.check_reads(reopened)?;
         let head = repo.head();
         let is_known = head.is_some() && work.head == head.map(|head| head.id);
         let mut comparison = Comparison {
@@ -266,6 +277,7 @@ impl GitIndex {
             lacking,
             ..
         } = comparison;
+        self.check_reads(reopened)?;
         if let Some(head) = head {
             recover::give(&self.store, repo, head, &lacking)?;
         }
@@ -319,6 +331,8 @@ impl GitIndex {
         };
         let base = start.base.filter(|_| config.is_some());
         let mut failure = None;
+        let reopened = self.store.reopened();
+        self.check_reads(reopened)?;
         let files = names.iter().map_while(|name| {
             let bytes = shown(&self.store, &self.view, name)
                 .map_err(|error| failure = Some(error))
@@ -330,6 +344,7 @@ impl GitIndex {
         let facts = || {
             // After the last file was read, so that nothing newer is in the commit.
             let durable = self.store.make_durable()?;
+            self.check_reads(reopened)?;
             Ok::<_, Fault>(Commit {
                 generation: parent.map_or(1, |parent| parent.generation.saturating_add(1)),
                 change: durable.max(before),
