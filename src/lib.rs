@@ -65,21 +65,21 @@
 //! own client of gix over the requests of [`upstream`] → the difference of two trees → the names
 //! that changed go through `Store::publish` like any other change.
 //!
-//! **A sync**: `mirror::select` reads lockfiles, names and lists; [`policy::closure`] says of which
+//! **A sync**: `jobs::select` reads lockfiles, names and lists; [`policy::closure`] says of which
 //! names the index is needed, and chooses versions, purely → what is not held goes through the
 //! same fetches that clients join (`mirror::fetch`), waited for with patience, at the pace that is
 //! set → what failed is kept with its cause and tried again by the next sync.
 //!
-//! **A bundle**: `mirror::bundle` writes a tar ([`mirror::archive`]) of a signed manifest, the index
+//! **A bundle**: `jobs::bundle` writes a tar ([`jobs::archive`]) of a signed manifest, the index
 //! files, the journal's events and the crate files, and reads it on the other side: signature →
 //! checksums of the sections → crate files through `Reservation::commit` → only then the entries through `Store::publish` →
 //! a receipt of what is there now, against which the next bundle is a difference.
 //!
-//! **A backup**: `mirror::backup` sends the command a tar of the files that make up the store, and a
+//! **A backup**: `jobs::backup` sends the command a tar of the files that make up the store, and a
 //! list of its crate files → `cli` lays them out in a folder, with links or copies of the crate files → restored by `Store::open`'s way of rebuilding sled, and a dump of the
 //! index.
 //!
-//! **A job** (`orlop sync`, `orlop stats`, …): `cli::commands` makes a [`mirror::jobs::Request`] and
+//! **A job** (`orlop sync`, `orlop stats`, …): `cli::commands` makes a [`jobs::Request`] and
 //! opens the files that were named → `cli::job` asks the server that has the store by its
 //! [`admin`] socket, else opens the store itself → [`mirror::Mirror::run_for`]: the registry of
 //! jobs lets it begin → events to whoever listens, who never holds it up → the report.
@@ -106,7 +106,7 @@
 //!
 //! - `registry` and `policy` never do I/O and never read a clock.
 //! - `store`, `upstream` and `git` never know one another: `mirror` carries values between them.
-//! - Only `store` names sled, only it and `mirror::lines` zstd, only `mirror::archive` tar, only `upstream` reqwest, only `http` actix, only `metrics`
+//! - Only `store` names sled, only it and `jobs::lines` zstd, only `jobs::archive` tar, only `upstream` reqwest, only `http` actix, only `metrics`
 //!   prometheus. Only `cli` prints. Only `config` reads the environment. Only `mirror::tasks`
 //!   reads the time of day for a decision.
 //! - A crate becomes visible through `Reservation::commit` only, an index entry through
@@ -146,11 +146,14 @@
 )]
 
 pub mod admin;
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod doctor;
 pub mod git;
+pub mod git_index;
 pub mod http;
+pub mod jobs;
 pub mod metrics;
 pub mod mirror;
 pub mod policy;

@@ -17,7 +17,7 @@ use super::{
     Ask, Error, Head, Hello, Line, MOST_BODY_BYTES, MOST_FILES, Order, PROTOCOL, Reached, Reloaded,
     VERSION, ancillary, place::Place,
 };
-use crate::mirror::jobs::{Event, Files, JobError, Report, Request};
+use crate::jobs::{Event, Files, JobError, JobRequest, ReportJson};
 
 /// How long a daemon may take to say its first word. It says it from memory.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ pub enum Word {
     /// How it goes.
     Event(Event),
     /// How it ended.
-    End(Result<Box<Report>, JobError>),
+    End(Result<Box<ReportJson>, JobError>),
 }
 
 impl Client {
@@ -108,7 +108,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::TooManyFiles`], [`Error::TooLarge`], [`Error::Io`].
-    pub async fn ask(&mut self, request: &Request, files: Files) -> Result<(), Error> {
+    pub async fn ask(&mut self, request: &JobRequest, files: Files) -> Result<(), Error> {
         self.request(request, files).await
     }
 

@@ -38,7 +38,7 @@ pub use self::{
     error::Error,
     server::Server,
 };
-use crate::mirror::jobs::{Event, JobError, Report};
+use crate::jobs::{Event, JobError, ReportJson};
 
 /// The version of the framing.
 pub const PROTOCOL: u32 = 1;
@@ -130,8 +130,8 @@ pub trait Daemon: Send + Sync {
     /// Reads the configuration again and takes it on, or refuses it as a whole. Blocks.
     ///
     /// # Errors
-    /// All that is wrong with it, of [`Fault::Usage`](crate::mirror::jobs::Fault::Usage).
-    fn reload(&self, asker: &str) -> Result<Reloaded, JobError>;
+    /// All that is wrong with it, of [`Fault::Usage`](crate::jobs::Fault::Usage).
+    fn reload(&self, caller: &str) -> Result<Reloaded, JobError>;
 }
 
 /// What is asked of the server itself.
@@ -147,7 +147,7 @@ enum Order {
 enum Line {
     Hello(Hello),
     Event(Event),
-    Report(Box<Report>),
+    Report(Box<ReportJson>),
     Reloaded(Reloaded),
     Error(JobError),
 }

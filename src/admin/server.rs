@@ -31,10 +31,7 @@ use super::{
     Daemon, Error, HEAD_LEN, Head, Hello, Line, MOST_BODY_BYTES, MOST_FILES, Order, PROTOCOL,
     Reloaded, VERSION, ancillary, place::Place,
 };
-use crate::mirror::{
-    Mirror,
-    jobs::{Asker, Fault, Files, JobError, Outbox, Report, Request},
-};
+use crate::jobs::{Caller, Fault, Files, JobError, JobRequest, Jobs, Outbox, ReportJson};
 use crate::util::task;
 
 /// Who may write to the socket may use it: the daemon's user and group.
@@ -120,14 +117,14 @@ impl Server {
         })
     }
 
-    /// Takes requests to `mirror` and `daemon` until `stop` says so, then takes the socket away and
+    /// Takes requests to `jobs` and `daemon` until `stop` says so, then takes the socket away and
     /// waits for the jobs under way, whose clients are told how they end.
     ///
     /// # Errors
     /// Where the runtime does not take the socket.
     pub async fn run(
         self,
-        mirror: Mirror,
+        jobs: Jobs,
         daemon: Arc<dyn Daemon>,
         mut stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
@@ -146,7 +143,7 @@ impl Server {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         let place = Arc::clone(&places).try_acquire_owned().ok();
-                        let mirror = mirror.clone();
+                        let jobs = jobs.clone();
                         let hello = Hello {
                             protocol: PROTOCOL,
                             orlop: VERSION.to_owned(),
@@ -155,7 +152,7 @@ impl Server {
                         };
                         let daemon = Arc::clone(&daemon);
                         open.spawn(async move {
-                            attend(stream, &mirror, &daemon, hello, place.is_some()).await;
+                            attend(stream, &jobs, &daemon, hello, place.is_some()).await;
                             drop(place);
                         });
                     }
@@ -205,18 +202,18 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Who is at the other end, as the kernel tells it.
-fn asker(stream: &UnixStream) -> Asker {
+fn caller(stream: &UnixStream) -> Caller {
     let Ok(peer) = stream.peer_cred() else {
-        return Asker::other("an unknown user");
+        return Caller::other("an unknown user");
     };
     let name = match peer.pid() {
         Some(pid) => format!("user {} (process {pid})", peer.uid()),
         None => format!("user {}", peer.uid()),
     };
     if is_owner(peer.uid(), rustix::process::geteuid().as_raw()) {
-        Asker::owner(name)
+        Caller::owner(name)
     } else {
-        Asker::other(name)
+        Caller::other(name)
     }
 }
 
@@ -227,12 +224,12 @@ fn is_owner(user: u32, ours: u32) -> bool {
 /// One connection: one job.
 async fn attend(
     mut stream: UnixStream,
-    mirror: &Mirror,
+    jobs: &Jobs,
     daemon: &Arc<dyn Daemon>,
     hello: Hello,
     has_place: bool,
 ) {
-    let asker = asker(&stream);
+    let caller = caller(&stream);
     if say(&mut stream, &Line::Hello(hello)).await.is_err() {
         return;
     }
@@ -252,17 +249,17 @@ async fn attend(
         // It only wanted to know whether somebody is there.
         Ok(None) => return,
         Ok(Some((Wanted::Job(request), files))) => {
-            let ended = run(&mut stream, mirror, &asker, *request, files).await;
+            let ended = run(&mut stream, jobs, caller, *request, files).await;
             ended.map(|report| Line::Report(Box::new(report)))
         }
         Ok(Some((Wanted::Order(Order::Reload), _files))) => {
-            let reloaded = reload(daemon, &asker).await;
+            let reloaded = reload(daemon, &caller).await;
             reloaded.map(Line::Reloaded)
         }
         Err(error) => {
             tracing::info!(
                 "refuses a request of {} at the admin socket: {error}",
-                asker.name()
+                caller.name()
             );
             Err(error)
         }
@@ -307,7 +304,7 @@ struct Asked<'a> {
 
 /// What a client asks.
 enum Wanted {
-    Job(Box<Request>),
+    Job(Box<JobRequest>),
     Order(Order),
 }
 
@@ -337,9 +334,9 @@ async fn receive(stream: &mut UnixStream) -> Result<Option<(Wanted, Files)>, Job
 }
 
 /// Off this thread, which has others to answer. It goes on where nobody waits any more.
-async fn reload(daemon: &Arc<dyn Daemon>, asker: &Asker) -> Result<Reloaded, JobError> {
-    let (daemon, asker) = (Arc::clone(daemon), asker.name().to_owned());
-    task::blocking(move || daemon.reload(&asker)).await?
+async fn reload(daemon: &Arc<dyn Daemon>, caller: &Caller) -> Result<Reloaded, JobError> {
+    let (daemon, caller) = (Arc::clone(daemon), caller.name().to_owned());
+    task::blocking(move || daemon.reload(&caller)).await?
 }
 
 fn other_version(theirs: &str) -> JobError {
@@ -385,14 +382,14 @@ async fn receive_head(stream: &UnixStream) -> Result<Option<(Head, Files)>, JobE
 /// Runs the job while its client is told how it goes, and cancels it when the client goes.
 async fn run(
     stream: &mut UnixStream,
-    mirror: &Mirror,
-    asker: &Asker,
-    request: Request,
+    jobs: &Jobs,
+    caller: Caller,
+    request: JobRequest,
     files: Files,
-) -> Result<Report, JobError> {
+) -> Result<ReportJson, JobError> {
     let outbox = Arc::new(Outbox::default());
     let cancelled = CancellationToken::new();
-    let teller = outbox.teller(&cancelled);
+    let cx = outbox.context(caller, &cancelled).with_files(files);
     let (mut reader, mut writer) = stream.split();
 
     let telling = async {
@@ -414,7 +411,7 @@ async fn run(
         }
     };
     let working = async {
-        let job = mirror.run_for(asker, request, files, teller);
+        let job = jobs.run_request(request, cx);
         let mut job = std::pin::pin!(job);
         let outcome = tokio::select! {
             outcome = &mut job => outcome,

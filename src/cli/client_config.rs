@@ -21,7 +21,7 @@ pub(super) fn print(
     } else {
         let loaded = load()?;
         let config = &loaded.config;
-        if view == Some(HELD) && !config.mirror.views.held {
+        if view == Some(HELD) && !config.app.views.held {
             tell("warning: `views.held` is false: this mirror does not serve that view\n");
         }
         match of_daemon(&loaded) {

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::mirror::jobs::{Fault, JobError};
+use crate::jobs::{Fault, JobError};
 use crate::util::error::{messages, one_line};
 use crate::{admin, config, git, http::listen, metrics, mirror, store, upstream};
 

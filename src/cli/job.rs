@@ -22,12 +22,12 @@ use super::{
 };
 use crate::{
     admin::{Client, Word},
+    app,
     config::{Config, Loaded, LogConfig, Origin},
-    mirror::{
-        self, Mirror,
-        jobs::{Asker, ENDED, Event, Fault, Files, JobError, Kind, Outbox, Report, Request},
+    jobs::{
+        Caller, ENDED, Event, Fault, Files, Job, JobError, JobKind, JobReport as _, JobRequest,
+        Jobs, Outbox, ReportJson,
     },
-    status::Status,
     store,
     util::format,
 };
@@ -68,65 +68,34 @@ impl JobArgs {
     }
 }
 
-/// Prints a report for a person.
-pub(super) type Print<'a> = &'a mut dyn FnMut(&Report, &mut dyn Write) -> io::Result<()>;
-
-/// The [`Print`] of a command: `printed!(Gc(report), out => print(report, out))`. Another kind of
-/// report than that of the request does not come; if it did, it is shown as it is.
-macro_rules! printed {
-    ($kind:ident($report:ident), $out:ident => $print:expr) => {
-        &mut |report, $out| match report {
-            $crate::mirror::jobs::Report::$kind($report) => $print,
-            other => writeln!($out, "{other:?}"),
-        }
-    };
-}
-pub(super) use printed;
-
-/// Runs a job without files, and prints its report:
-/// `run_printed!(&self.job, request, out, Gc(report) => print(report, out))`.
-macro_rules! run_printed {
-    ($args:expr, $request:expr, $out:ident, $kind:ident($report:ident) => $print:expr) => {
-        $crate::cli::job::run(
-            $args,
-            $request,
-            Vec::new(),
-            $out,
-            $crate::cli::job::printed!($kind($report), $out => $print),
-        )
-    };
-}
-pub(super) use run_printed;
-
-/// Runs `request` to its end. Events go to stderr (as JSON lines to `out` with `--json`), the
-/// report to `out`. A report with problems is [`Error::Problems`] after it was printed.
+/// Runs `job` to its end. Events go to stderr (as JSON lines to `out` with `--json`), the report to
+/// `out`, as `print` writes it for a person. A report with problems is [`Error::Problems`] after it
+/// was printed.
 ///
 /// # Errors
 /// Whatever kept it from its end.
-pub(super) fn run(
+pub(super) fn run<J: Job>(
     args: &JobArgs,
-    request: Request,
+    job: J,
     files: Files,
     out: &mut dyn Write,
-    print: Print<'_>,
+    print: impl FnOnce(&J::Report, &mut dyn Write) -> io::Result<()>,
 ) -> Result<(), Error> {
-    run_then(args, request, files, out, &mut |_report| Ok(()), print)
+    run_then(args, job, files, out, |_report| Ok(()), print)
 }
 
-/// What a command still does after its job, and adds to the report, before that is printed.
-pub(super) type Complete<'a> = &'a mut dyn FnMut(&mut Report) -> Result<(), Error>;
-
-/// The same for a command that has to complete its report.
+/// The same for a command that still does something after its job and adds it to the report, before
+/// that is printed.
 ///
 /// # Errors
 /// As [`run`], and what `complete` says.
-pub(super) fn run_then(
+pub(super) fn run_then<J: Job>(
     args: &JobArgs,
-    request: Request,
+    job: J,
     files: Files,
     out: &mut dyn Write,
-    complete: Complete<'_>,
-    print: Print<'_>,
+    complete: impl FnOnce(&mut J::Report) -> Result<(), Error>,
+    print: impl FnOnce(&J::Report, &mut dyn Write) -> io::Result<()>,
 ) -> Result<(), Error> {
     let loaded = super::load_and_warn(&args.settings)?;
     let runtime = open::runtime()?;
@@ -140,12 +109,13 @@ pub(super) fn run_then(
         has_failures: false,
     };
     let mut report = match reach(&runtime, &loaded)? {
-        Some(client) => ask(&runtime, client, &request, files, &mut screen)?,
-        None => run_here(&runtime, &loaded, request, files, &mut screen)?,
+        Some(client) => ask(&runtime, client, &job, files, &mut screen)?,
+        None => run_here(&runtime, &loaded, job, files, &mut screen)?,
     };
     complete(&mut report)?;
     let is_told = screen.has_failures && screen.printer.shows_failures();
     if args.json {
+        let report = ReportJson::of(&report).map_err(Error::Job)?;
         serde_json::to_writer(&mut *out, &report).map_err(io::Error::from)?;
         writeln!(out)?;
     } else {
@@ -254,27 +224,28 @@ fn strayed<'a>(loaded: &'a Loaded, theirs: &Path) -> Option<&'a Path> {
     is_other.then_some(ours)
 }
 
-fn ask(
+fn ask<J: Job>(
     runtime: &Runtime,
     mut client: Client,
-    request: &Request,
+    job: &J,
     files: Files,
     screen: &mut Screen<'_>,
-) -> Result<Report, Error> {
+) -> Result<J::Report, Error> {
+    let request = JobRequest::of(job).map_err(Error::Job)?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        client.ask(request, files).await.map_err(Error::Admin)?;
+        client.ask(&request, files).await.map_err(Error::Admin)?;
         listen(&mut client, &mut signals, screen).await
     });
     screen.printer.end();
-    outcome
+    outcome?.read().map_err(Error::Job)
 }
 
 async fn listen(
     client: &mut Client,
     signals: &mut Signals,
     screen: &mut Screen<'_>,
-) -> Result<Report, Error> {
+) -> Result<ReportJson, Error> {
     // Set once it is cancelled: when no last words are waited for any more.
     let mut patience: Option<Instant> = None;
     // Set when nobody reads what is printed.
@@ -326,61 +297,59 @@ async fn until(end: Option<Instant>) {
 // Here.
 
 /// Opens the store in this process and runs the job.
-fn run_here(
+fn run_here<J: Job>(
     runtime: &Runtime,
     loaded: &Loaded,
-    request: Request,
+    job: J,
     files: Files,
     screen: &mut Screen<'_>,
-) -> Result<Report, Error> {
+) -> Result<J::Report, Error> {
     let config = &loaded.config;
     let _chooser = logs::start(&warnings_only(&config.log), loaded.no_color)?;
     open::refuse_backup(&config.store.dir)?;
     let makes_one = match config.store.dir.join("format").try_exists() {
-        Ok(false) if makes_a_store(request.kind()) => true,
+        Ok(false) if makes_a_store(job.kind()) => true,
         Ok(false) => return Err(no_store(&config.store.dir)),
         // What is wrong with it is told when it is opened.
         Ok(true) | Err(_) => false,
     };
-    let mirror = open::mirror(config, options(config, request.kind()))
+    let app = open::app(config, options(config, job.kind()))
         .map_err(|error| closed(error, &config.admin_socket()))?;
-    // What it fetches is in the traffic history.
-    let _recording = Status::new(&mirror);
     if makes_one {
         let text = format!("made a new store at `{}`", config.store.dir.display());
         screen.show(&Event::Note { text })?;
     }
     // Where nobody set one, the base that the git index has stays as it is.
-    mirror.set_public_base(config.public_base().as_deref());
-    let ended = runtime.block_on(attend(&mirror, request, files, screen));
+    app.set_public_base(config.public_base().as_deref());
+    let ended = runtime.block_on(attend(app.jobs(), job, files, screen));
     screen.printer.end();
     let Some(outcome) = ended else {
         // The store is in order after a kill too; closing it would take time.
-        std::mem::forget(mirror);
+        std::mem::forget(app);
         return Err(cancelled());
     };
-    let ended = mirror.shut_down(GRACE).map_err(Error::End);
+    let ended = app.shut_down(GRACE).map_err(Error::End);
     let report = outcome?;
     ended.map(|()| report)
 }
 
 /// Shows the job until it ends; `None`: the second Ctrl-C.
-async fn attend(
-    mirror: &Mirror,
-    request: Request,
+async fn attend<J: Job>(
+    jobs: &Jobs,
+    job: J,
     files: Files,
     screen: &mut Screen<'_>,
-) -> Option<Result<Report, Error>> {
+) -> Option<Result<J::Report, Error>> {
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
         Err(error) => return Some(Err(error)),
     };
     let cancelled = CancellationToken::new();
     let outbox = Arc::new(Outbox::default());
-    let teller = outbox.teller(&cancelled);
+    let caller = Caller::owner("this command");
+    let cx = outbox.context(caller, &cancelled).with_files(files);
     let mut job = std::pin::pin!(async {
-        let asker = Asker::owner("this command");
-        let outcome = mirror.run_for(&asker, request, files, teller).await;
+        let outcome = jobs.run(job, cx).await;
         outbox.close();
         outcome
     });
@@ -457,8 +426,8 @@ fn warnings_only(log: &LogConfig) -> LogConfig {
 }
 
 /// Whether a store may be made where there is none: who only looks into one has mistyped its path.
-fn makes_a_store(kind: Kind) -> bool {
-    matches!(kind, Kind::Sync | Kind::Refresh | Kind::Import)
+fn makes_a_store(kind: JobKind) -> bool {
+    matches!(kind, JobKind::Sync | JobKind::Refresh | JobKind::Import)
 }
 
 fn no_store(data: &Path) -> Error {
@@ -471,13 +440,13 @@ fn no_store(data: &Path) -> Error {
     )
 }
 
-/// The mirror for one job: nothing that runs by itself.
-fn options(config: &Config, kind: Kind) -> mirror::Options {
-    let mut options = config.mirror.clone();
-    options.sync.every = Duration::ZERO;
+/// The parts for one job: nothing that runs by itself.
+fn options(config: &Config, kind: JobKind) -> app::Options {
+    let mut options = config.app.clone();
+    options.jobs.sync.every = Duration::ZERO;
     let asks = matches!(
         kind,
-        Kind::Sync | Kind::Refresh | Kind::Verify | Kind::Import
+        JobKind::Sync | JobKind::Refresh | JobKind::Verify | JobKind::Import
     );
     options.follow.enabled &= asks;
     options

@@ -7,15 +7,14 @@ use tokio::runtime::Runtime;
 
 use super::Error;
 use crate::{
+    app::{self, App, Opened},
     config::Config,
     git::Repo,
+    jobs::{Fault, JobError},
     metrics::Metrics,
-    mirror::{
-        self, Clock, Mirror,
-        jobs::{Fault, JobError},
-    },
     store::{OpenReport, Store},
     upstream::Upstream,
+    util::clock::Clock,
 };
 
 /// A backup is no store: to open it as one would write into it.
@@ -40,11 +39,11 @@ pub(super) fn runtime() -> Result<Runtime, Error> {
     built.map_err(Error::Threads)
 }
 
-/// Opens the store and starts the mirror over it.
+/// Opens the store and starts the parts over it.
 ///
 /// # Errors
 /// Whatever keeps it from starting: settings, the store, the git index, threads.
-pub(super) fn mirror(config: &Config, options: mirror::Options) -> Result<Mirror, Error> {
+pub(super) fn app(config: &Config, options: app::Options) -> Result<App, Error> {
     refuse_backup(&config.store.dir)?;
     allow_open_files();
     let clock = Clock::start();
@@ -54,7 +53,14 @@ pub(super) fn mirror(config: &Config, options: mirror::Options) -> Result<Mirror
     let (store, report) = Store::open(config.store.clone(), clock.now()).map_err(Error::Store)?;
     tell_of_opening(config, &report);
     let repo = git(config)?;
-    Mirror::start(options, store, upstream, metrics, clock, repo).map_err(Error::Threads)
+    let opened = Opened {
+        store,
+        upstream,
+        metrics,
+        clock,
+        repo,
+    };
+    App::start(options, opened).map_err(Error::Threads)
 }
 
 /// Takes as many open files as the system allows. Every connection is one, so is

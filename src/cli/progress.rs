@@ -10,7 +10,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::tell;
-use crate::mirror::jobs::{Event, Unit};
+use crate::jobs::{Event, Unit};
 use crate::util::format::{one_line, plural, size};
 
 /// Off a terminal: how often a line says how far it is.

@@ -19,8 +19,8 @@ use super::{Error, logs::Chooser, vitals::Vitals};
 use crate::{
     admin::{self, Changed, Reached, Reloaded},
     config::{self, Change, Loaded, Sources},
+    jobs::{self, Fault, JobError},
     metrics::Metrics,
-    mirror::jobs::{self, Fault, JobError},
     upstream::Upstream,
 };
 
@@ -45,17 +45,17 @@ impl admin::Daemon for Running {
         self.reached.lock().clone()
     }
 
-    fn reload(&self, asker: &str) -> Result<Reloaded, JobError> {
+    fn reload(&self, caller: &str) -> Result<Reloaded, JobError> {
         if self.is_stopping.load(Ordering::SeqCst) {
             return Err(jobs::stopping());
         }
         self.vitals.notify.reloading();
         let outcome = self.take_on();
         match &outcome {
-            Ok(reloaded) => tell(asker, reloaded),
+            Ok(reloaded) => tell(caller, reloaded),
             Err(error) => tracing::error!(
                 causes = error.causes.join("; "),
-                "reload for {asker} refused: {error}"
+                "reload for {caller} refused: {error}"
             ),
         }
         let refused = outcome.as_ref().err();
@@ -86,10 +86,10 @@ impl Running {
             let mut reached = self.reached.lock();
             reached.base = config.public_base();
             vitals
-                .mirror
+                .app
                 .set_public_base(config.git_base(&reached.addresses).as_deref());
         }
-        vitals.mirror.apply(&config.mirror);
+        vitals.app.reload(&config.app);
         let reloaded = self.told(&now, &new);
         *now = new;
         Ok(reloaded)
@@ -147,7 +147,7 @@ fn refusal(error: &Error) -> JobError {
     }
 }
 
-fn tell(asker: &str, reloaded: &Reloaded) {
+fn tell(caller: &str, reloaded: &Reloaded) {
     for warning in &reloaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -157,7 +157,7 @@ fn tell(asker: &str, reloaded: &Reloaded) {
     };
     tracing::info!(
         applied = keys(&reloaded.applied),
-        "read the configuration again for {asker}"
+        "read the configuration again for {caller}"
     );
     if !reloaded.needs_restart.is_empty() {
         tracing::warn!(

@@ -25,11 +25,10 @@ use super::{
 };
 use crate::{
     admin::{self, Daemon as _},
+    app::App,
     config::{Config, Loaded, ServiceManager, Sources},
     http::{Server, listen},
-    mirror::Mirror,
     registry::client::client_config,
-    status::Status,
 };
 
 /// How long jobs may take to end once no client waits any more: what they fetched is lost
@@ -65,11 +64,11 @@ pub(super) fn serve(start: Start) -> Result<(), Error> {
     let signals = runtime.block_on(async { Signals::take() })?;
     let config = start.loaded.config.clone();
     let more_time = notify.more_time("opening the store");
-    let mirror = open::mirror(&config, config.mirror.clone())?;
-    let outcome = admin(&config)
-        .and_then(|admin| answer(start, &runtime, signals, &mirror, admin, more_time));
+    let app = open::app(&config, config.app.clone())?;
+    let outcome =
+        admin(&config).and_then(|admin| answer(start, &runtime, signals, &app, admin, more_time));
     notify.stopping(JOBS_GRACE + LAST_WRITES);
-    let ended = mirror.shut_down(JOBS_GRACE).map_err(Error::End);
+    let ended = app.shut_down(JOBS_GRACE).map_err(Error::End);
     // A read of a disk that hangs does not hold up the end.
     runtime.shutdown_timeout(BLOCKED_GRACE);
     outcome.and(ended)
@@ -137,7 +136,7 @@ fn answer(
     start: Start,
     runtime: &Runtime,
     mut signals: Signals,
-    mirror: &Mirror,
+    app: &App,
     admin: Option<admin::Server>,
     more_time: MoreTime,
 ) -> Result<(), Error> {
@@ -148,8 +147,7 @@ fn answer(
         ..config.listen.clone()
     };
     let is_handed = !start.sockets.is_empty();
-    let status = Status::new(mirror);
-    let server = Server::bind(config.http.clone(), listen, start.sockets, status.clone());
+    let server = Server::bind(config.http.clone(), listen, start.sockets, app);
     let server = server.map_err(Error::Listen)?;
     let addresses = server.addresses();
     if is_handed {
@@ -159,7 +157,7 @@ fn answer(
         );
     }
     let notify = start.notify;
-    let vitals = Vitals::new(&status, server.live(), notify.clone(), watchdog);
+    let vitals = Vitals::new(app, server.live(), notify.clone(), watchdog);
     let vitals = Arc::new(vitals);
     let running = Arc::new(Running {
         sources: start.sources,
@@ -174,12 +172,12 @@ fn answer(
         is_stopping: AtomicBool::new(false),
     });
     runtime.block_on(async {
-        mirror.set_public_base(config.git_base(&addresses).as_deref());
+        app.set_public_base(config.git_base(&addresses).as_deref());
         let (serving, stop) = server.run();
         let mut serving = tokio::spawn(serving);
         let (stop_admin, stopped) = watch::channel(false);
         let daemon: Arc<dyn admin::Daemon> = Arc::clone(&running) as _;
-        let admin = admin.map(|admin| tokio::spawn(admin.run(mirror.clone(), daemon, stopped)));
+        let admin = admin.map(|admin| tokio::spawn(admin.run(app.jobs().clone(), daemon, stopped)));
         announce(&config, &addresses)?;
         drop(more_time);
         notify.ready(&vitals.status());
@@ -193,7 +191,7 @@ fn answer(
         notify.stopping(config.listen.shutdown_grace + JOBS_GRACE + LAST_WRITES);
         tracing::info!("{signal}: takes no more connections and lets answers under way end");
         stop.stop();
-        mirror.stop_jobs();
+        app.jobs().services().running.stop();
         let ending = async {
             let ended = serving.await;
             // Until now a command heard that the server is stopping.

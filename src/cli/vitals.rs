@@ -15,8 +15,8 @@ use tokio::time::MissedTickBehavior;
 
 use super::notify::Notify;
 use crate::{
+    app::App,
     http::{self, listen::Pulse},
-    mirror::Mirror,
     status::{Health, Status},
     util::error::one_line,
 };
@@ -27,7 +27,7 @@ const STATUS_PERIOD: Duration = Duration::from_secs(2);
 /// What keeps the signs of life.
 #[derive(Debug)]
 pub(super) struct Vitals {
-    pub(super) mirror: Mirror,
+    pub(super) app: App,
     pub(super) http: http::Live,
     pub(super) notify: Notify,
     /// `None`: nobody waits for signs of life.
@@ -44,14 +44,14 @@ pub(super) fn heartbeat(watchdog: Duration) -> Duration {
 
 impl Vitals {
     pub(super) fn new(
-        status: &Status,
+        app: &App,
         http: http::Live,
         notify: Notify,
         watchdog: Option<Duration>,
     ) -> Vitals {
         Vitals {
-            probe: Probe::start(status),
-            mirror: status.mirror().clone(),
+            probe: Probe::start(app.status()),
+            app: app.clone(),
             http,
             notify,
             watchdog,
@@ -124,8 +124,8 @@ struct Seen {
 
 impl Probe {
     fn start(status: &Status) -> Probe {
-        let (asked, judged) = (status.mirror().clone(), status.clone());
-        let look = move || asked.look().map_err(|error| one_line(&error));
+        let (asked, judged) = (status.clone(), status.clone());
+        let look = move || asked.check_store().map_err(|error| one_line(&error));
         Probe::of(look, move || Health::of(&judged.gather()).summary)
     }
 

@@ -55,7 +55,7 @@ pub(super) fn oddities(config: &Config, warnings: &mut Vec<String>) {
         );
     }
     if upstream.git_index.is_some()
-        && config.mirror.follow.every > config.mirror.freshness.fresh_for
+        && config.app.follow.every > config.app.mirror.freshness.fresh_for
     {
         warnings.push(
             "`upstream.git_every` is longer than `index.fresh_for`, so entries are looked for when \
@@ -74,7 +74,7 @@ pub(super) fn oddities(config: &Config, warnings: &mut Vec<String>) {
              `listen.trusted_proxies`; another path, such as `/rust`, cannot be mistaken"
         ));
     }
-    if config.mirror.mode == Mode::Offline && upstream.proxy.is_some() {
+    if config.app.mirror.mode == Mode::Offline && upstream.proxy.is_some() {
         warnings.push("`upstream.proxy` has no effect in mode `offline`".to_owned());
     }
 }

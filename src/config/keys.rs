@@ -141,7 +141,7 @@ keys! {
     /// What happens when upstream is unreachable. "fallback" serves stale index entries with their
     /// age; "strict" never serves a stale index entry; "offline" never asks upstream. With the
     /// default, a build that worked yesterday works while upstream is down.
-    "mode": mirror.mode, MODE, RELOAD;
+    "mode": app.mirror.mode, MODE, RELOAD;
 
     /// The URL that clients reach this server by, if they do so through a reverse proxy or under
     /// another name. Without it, each response uses the host of its request, which is right where
@@ -211,7 +211,7 @@ keys! {
     /// How often orlop fetches the git index, with 10 % jitter. A name or version that is not known
     /// yet is looked up at once. A fetch without news is one small response, and index.fresh_for
     /// leaves room for some that fail.
-    "upstream.git_every": mirror.follow.every, time(SECOND, DAY), RESTART;
+    "upstream.git_every": app.follow.every, time(SECOND, DAY), RESTART;
 
     /// How long a connection to upstream may take to open, TLS included. A lost first packet is
     /// sent again after 1 s and after 3 s; five seconds leave room for both.
@@ -276,15 +276,15 @@ keys! {
     /// How long an index entry is fresh and served without asking upstream, with 10 % jitter; "0s"
     /// asks every time. With the default, a new version appears within minutes, and the builds of a
     /// team cost upstream one request.
-    "index.fresh_for": mirror.freshness.fresh_for, time(ZERO, MONTH), RELOAD;
+    "index.fresh_for": app.mirror.freshness.fresh_for, time(ZERO, MONTH), RELOAD;
 
     /// How long orlop remembers that upstream does not have a name. cargo looks for spellings that
     /// do not exist at every update, but a crate that was just published must not stay hidden.
-    "index.negative_for": mirror.freshness.negative_for, time(ZERO, DAY), RELOAD;
+    "index.negative_for": app.mirror.freshness.negative_for, time(ZERO, DAY), RELOAD;
 
     /// How long a client waits for upstream if orlop has a stale index entry. This is longer than
     /// any healthy upstream takes, and short enough that an upstream which hangs is hardly noticed.
-    "index.patience": mirror.patience, time(ZERO, BEFORE_CARGO_GIVES_UP), RELOAD;
+    "index.patience": app.mirror.patience, time(ZERO, BEFORE_CARGO_GIVES_UP), RELOAD;
 
     /// Memory for the pages of the key-value engine (sled). The default holds the records of some
     /// 10,000 crates, which a lab uses in a day. The engine's own default is 1 GiB.
@@ -301,38 +301,38 @@ keys! {
 
     /// How long the index is without changes before they become a commit. A build requests its
     /// crates without longer pauses, and becomes one commit.
-    "git.quiet_for": mirror.generations.quiet_for, time(TICK, HOUR), RESTART;
+    "git.quiet_for": app.git_index.quiet_for, time(TICK, HOUR), RESTART;
 
     /// The longest that a change waits for its commit while others keep coming: a minute, after
     /// which clients of the git index see every change.
-    "git.cut_within": mirror.generations.cut_within, time(TICK, DAY), RESTART;
+    "git.cut_within": app.git_index.cut_within, time(TICK, DAY), RESTART;
 
     /// How often all saved sets are synced, with 10 % jitter; "0s": only `orlop sync` does it. With
     /// the default, what was published in the morning is here in the afternoon, and upstream is
     /// asked four times a day.
-    "sync.every": mirror.sync.every, time(ZERO, MONTH), RELOAD;
+    "sync.every": app.jobs.sync.every, time(ZERO, MONTH), RELOAD;
 
     /// Crates that a sync fetches at once: half of upstream.concurrency, so that builds have room
     /// beside it.
-    "sync.concurrency": mirror.sync.concurrency, count(1, 1024), RELOAD;
+    "sync.concurrency": app.jobs.sync.concurrency, count(1, 1024), RELOAD;
 
     /// The most bytes per second that a sync fetches. Without it, there is no limit. It never slows
     /// builds down.
-    "sync.max_rate": mirror.sync.max_rate, Optional(size(KIB, TIB)), RELOAD, example "10MiB";
+    "sync.max_rate": app.jobs.sync.max_rate, Optional(size(KIB, TIB)), RELOAD, example "10MiB";
 
     /// The trusted keys: bundles signed with one of them are imported. `orlop key show` prints the
     /// key of a machine that writes bundles. A bundle has what others build and run, so no key is
     /// trusted by default.
-    "import.trust": mirror.bundle.trust, PUBLIC_KEYS, RELOAD;
+    "import.trust": app.jobs.bundle.trust, PUBLIC_KEYS, RELOAD;
 
     /// Whether the view `held` is served at /view/held/: an index of cached versions only, so cargo
     /// chooses nothing that is not here. It costs one more small repository, and is right for a
     /// machine without a network.
-    "views.held": mirror.views.held, SWITCH, RESTART;
+    "views.held": app.views.held, SWITCH, RESTART;
 
     /// How long orlop records who downloaded what and when, for `orlop who` and `orlop gc`; "0s"
     /// records nothing. Three months show who still uses a version.
-    "use.keep_for": mirror.upkeep.keep_uses_for, time(ZERO, TEN_YEARS), RELOAD;
+    "use.keep_for": app.uses.keep_for, time(ZERO, TEN_YEARS), RELOAD;
 
     /// Memory for the response cache: index files and small crates; "0B" turns it off. The default
     /// holds the index files and most crates of a workspace with 600 dependencies (54 MB).

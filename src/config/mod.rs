@@ -34,7 +34,7 @@ pub use value::parse_public_url;
 use keys::Given;
 use value::Raw;
 
-use crate::{admin, git, http, mirror, store, upstream};
+use crate::{admin, app, git, http, store, upstream};
 
 /// Where the configuration is if no other file is named.
 pub const DEFAULT_FILE: &str = "/etc/orlop/orlop.toml";
@@ -53,7 +53,7 @@ pub struct Config {
     /// How log lines are written.
     pub log: LogConfig,
     /// How the mirror behaves.
-    pub mirror: mirror::Options,
+    pub app: app::Options,
     /// The store. Its directory is never empty.
     pub store: store::Options,
     /// How the registry behind this mirror is reached.
@@ -110,7 +110,7 @@ impl Config {
             http: http::Options::default(),
             listen: http::listen::Options::default(),
             log: LogConfig::default(),
-            mirror: mirror::Options::default(),
+            app: app::Options::default(),
             store: store::Options::at(data),
             upstream: upstream::Options::default(),
         }
@@ -119,15 +119,16 @@ impl Config {
     /// Sets the options that follow from keys of other modules.
     fn derive(&mut self) {
         let data = &self.store.dir;
-        self.mirror.bundle.key_dir = data.join("key");
-        self.mirror.views.dir = data.join("git/views");
-        self.mirror.follow.dir = data.join("git/upstream");
-        self.mirror.follow.max_file_bytes = self.upstream.max_index_bytes;
-        self.mirror.follow.enabled = self.upstream.git_index.is_some();
+        self.app.jobs.bundle.key_dir = data.join("key");
+        self.app.views.dir = data.join("git/views");
+        self.app.jobs.views_dir.clone_from(&self.app.views.dir);
+        self.app.follow.dir = data.join("git/upstream");
+        self.app.follow.max_file_bytes = self.upstream.max_index_bytes;
+        self.app.follow.enabled = self.upstream.git_index.is_some();
         // A registry that `upstream.url` names says itself where its crate files are.
         let default_url = upstream::Options::default().index_url;
         self.upstream.given_config =
-            self.mirror.follow.enabled && self.upstream.index_url == default_url;
+            self.app.follow.enabled && self.upstream.index_url == default_url;
     }
 
     /// The base that clients reach this server by, without a slash at its end.

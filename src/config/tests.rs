@@ -77,7 +77,7 @@ fn origin<'a>(loaded: &'a Loaded, path: &str) -> &'a Origin {
 fn the_defaults_are_those_of_the_options() {
     let config = load(&sources()).unwrap().config;
     assert_eq!(config.store.dir, Path::new("/home/me/.local/share/orlop"));
-    assert_eq!(config.mirror.mode, Mode::Fallback);
+    assert_eq!(config.app.mirror.mode, Mode::Fallback);
     assert_eq!(config.public_base(), None);
     assert_eq!(config.listen.addresses, ["127.0.0.1:8080".parse().unwrap()]);
     assert_eq!(config.listen.max_streams, 256);
@@ -87,10 +87,13 @@ fn the_defaults_are_those_of_the_options() {
     assert_eq!(config.upstream.max_crate_bytes, 1 << 30);
     assert_eq!(config.upstream.proxy, None);
     assert!(!config.upstream.allow_private);
-    assert_eq!(config.mirror.freshness.fresh_for, Duration::from_secs(300));
+    assert_eq!(
+        config.app.mirror.freshness.fresh_for,
+        Duration::from_secs(300)
+    );
     assert_eq!(config.store.reserve_bytes, 1 << 30);
-    assert_eq!(config.mirror.sync.every, Duration::from_secs(6 * 60 * 60));
-    assert!(config.mirror.views.held);
+    assert_eq!(config.app.jobs.sync.every, Duration::from_secs(6 * 60 * 60));
+    assert!(config.app.views.held);
     assert_eq!(config.http.hot_cache_bytes, 64 << 20);
     assert_eq!(config.log.filter, "info");
 }
@@ -99,7 +102,7 @@ fn the_defaults_are_those_of_the_options() {
 fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
     let (_folder, mut sources) = with_file("mode = \"strict\"\n[index]\nfresh_for = \"1m\"\n");
     let loaded = load(&sources).unwrap();
-    assert_eq!(loaded.config.mirror.mode, Mode::Strict);
+    assert_eq!(loaded.config.app.mirror.mode, Mode::Strict);
     assert!(matches!(
         origin(&loaded, "mode"),
         Origin::File { line: 1, .. }
@@ -112,7 +115,7 @@ fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
 
     sources.environment = with_variables(&[("ORLOP_MODE", "offline")]).environment;
     let loaded = load(&sources).unwrap();
-    assert_eq!(loaded.config.mirror.mode, Mode::Offline);
+    assert_eq!(loaded.config.app.mirror.mode, Mode::Offline);
     assert_eq!(
         *origin(&loaded, "mode"),
         Origin::Environment("ORLOP_MODE".to_owned())
@@ -120,7 +123,7 @@ fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
 
     sources.flags.mode = Some("fallback".to_owned());
     let loaded = load(&sources).unwrap();
-    assert_eq!(loaded.config.mirror.mode, Mode::Fallback);
+    assert_eq!(loaded.config.app.mirror.mode, Mode::Fallback);
     assert_eq!(*origin(&loaded, "mode"), Origin::Flag("--mode"));
 }
 
@@ -142,7 +145,7 @@ fn every_flag_reaches_its_key() {
     assert_eq!(config.store.dir, Path::new("d"));
     assert_eq!(config.upstream.index_url.to_string(), "http://up/index/");
     assert_eq!(config.public_base().as_deref(), Some("https://me"));
-    assert_eq!(config.mirror.mode, Mode::Strict);
+    assert_eq!(config.app.mirror.mode, Mode::Strict);
     assert_eq!(config.admin_socket(), Path::new("s"));
     let flags = loaded.settings.iter();
     assert_eq!(
@@ -253,7 +256,7 @@ fn a_file_that_somebody_names_must_be_there_and_the_default_one_need_not() {
     sources.flags.config = None;
     let loaded = load(&sources).unwrap();
     assert_eq!(
-        (loaded.config.mirror.mode, loaded.file),
+        (loaded.config.app.mirror.mode, loaded.file),
         (Mode::Strict, Some(missing))
     );
 }
@@ -263,10 +266,13 @@ fn a_variable_names_the_file_and_an_empty_one_turns_the_default_file_off() {
     let (_folder, named) = with_file("mode = \"strict\"");
     let path = named.flags.config.unwrap();
     let mut sources = with_variables(&[("ORLOP_CONFIG", path.to_str().unwrap())]);
-    assert_eq!(load(&sources).unwrap().config.mirror.mode, Mode::Strict);
+    assert_eq!(load(&sources).unwrap().config.app.mirror.mode, Mode::Strict);
     sources = with_variables(&[("ORLOP_CONFIG", "")]);
     sources.default_file = Some(path);
-    assert_eq!(load(&sources).unwrap().config.mirror.mode, Mode::Fallback);
+    assert_eq!(
+        load(&sources).unwrap().config.app.mirror.mode,
+        Mode::Fallback
+    );
 }
 
 #[test]
@@ -539,22 +545,22 @@ fn options_that_follow_from_keys_of_other_modules_are_set() {
     let config = |variables: &[(&str, &str)]| load(&with_variables(variables)).unwrap().config;
     let git = ("ORLOP_UPSTREAM_GIT_INDEX", "/srv/index");
     let plain = config(&[("ORLOP_DATA", "/d")]);
-    assert!(!plain.mirror.follow.enabled && !plain.upstream.given_config);
+    assert!(!plain.app.follow.enabled && !plain.upstream.given_config);
     assert_eq!(plain.git().unwrap().dir, Path::new("/d/git/index"));
-    assert_eq!(plain.mirror.views.dir, Path::new("/d/git/views"));
-    assert_eq!(plain.mirror.bundle.key_dir, Path::new("/d/key"));
+    assert_eq!(plain.app.views.dir, Path::new("/d/git/views"));
+    assert_eq!(plain.app.jobs.bundle.key_dir, Path::new("/d/key"));
 
     let followed = config(&[
         ("ORLOP_DATA", "/d"),
         ("ORLOP_UPSTREAM_MAX_INDEX", "1MiB"),
         git,
     ]);
-    assert!(followed.mirror.follow.enabled && followed.upstream.given_config);
-    assert_eq!(followed.mirror.follow.dir, Path::new("/d/git/upstream"));
-    assert_eq!(followed.mirror.follow.max_file_bytes, 1 << 20);
+    assert!(followed.app.follow.enabled && followed.upstream.given_config);
+    assert_eq!(followed.app.follow.dir, Path::new("/d/git/upstream"));
+    assert_eq!(followed.app.follow.max_file_bytes, 1 << 20);
 
     let with_url = config(&[("ORLOP_UPSTREAM_URL", "https://other.test/index"), git]);
-    assert!(with_url.mirror.follow.enabled && !with_url.upstream.given_config);
+    assert!(with_url.app.follow.enabled && !with_url.upstream.given_config);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use super::LogFormat;
 use super::error::Refusal;
 use super::suggest;
 use crate::{
-    mirror::bundle::PublicKey,
+    jobs::bundle::PublicKey,
     policy::Mode,
     upstream::{GitIndex, SecretUrl},
 };

@@ -10,10 +10,9 @@ use url::Url;
 
 use super::{Finding, Findings, address::MirrorUrls, below, status::ServerStatus};
 use crate::{
-    mirror::Clock,
     registry::{CrateName, IndexFile, RegistryConfig, Release, Row, release::parse_version},
     upstream::probe::{Probe, ProbeError, Reply, Way},
-    util::format::exact_span,
+    util::{clock::Clock, format::exact_span},
 };
 
 /// How far two clocks may be apart. Certificates and caches fail beyond it.

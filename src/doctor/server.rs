@@ -229,7 +229,7 @@ fn open_files(max: u64) -> Finding {
 /// by a request from here, which has the exact reason.
 async fn upstream(loaded: &Loaded, status: Option<&ServerStatus>) -> Finding {
     const CHECK: &str = "upstream";
-    if loaded.config.mirror.mode == Mode::Offline {
+    if loaded.config.app.mirror.mode == Mode::Offline {
         return finding!(Skip, CHECK => "no request is sent to it in mode `offline`");
     }
     if let Some(reached) = status.and_then(ServerStatus::reached_upstream) {

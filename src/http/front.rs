@@ -102,9 +102,9 @@ where
             if let Some(Fetched { path, client }) = fetched
                 && matches!(response.status().as_u16(), 200 | 206)
             {
-                state.mirror.note_use(&path, client);
+                state.services.uses.note(&path, client);
             }
-            let metrics = state.mirror.metrics();
+            let metrics = &state.services.metrics;
             metrics.request(
                 endpoint,
                 protocol,
@@ -137,10 +137,10 @@ impl<S> Front<S> {
         counters.answered(bytes, started.elapsed());
         if ready.what == What::Crate
             && response.status() == StatusCode::OK
-            && self.state.mirror.records_uses()
+            && self.state.services.uses.is_on()
             && let Some(client) = self.state.bases.client(request.head())
         {
-            self.state.mirror.note_use(request.path(), client);
+            self.state.services.uses.note(request.path(), client);
         }
         Some(response)
     }
@@ -216,7 +216,7 @@ struct Fetched {
 
 impl Fetched {
     fn of(request: &Request, state: &State) -> Option<Fetched> {
-        if !state.mirror.records_uses() || request.method() != Method::GET {
+        if !state.services.uses.is_on() || request.method() != Method::GET {
             return None;
         }
         Some(Fetched {
@@ -234,7 +234,7 @@ struct Counters {
 
 impl Counters {
     fn new(state: &State) -> Counters {
-        let metrics = state.mirror.metrics();
+        let metrics = &state.services.metrics;
         let of = |endpoint, kind| {
             [Protocol::H1, Protocol::H2].map(|protocol| {
                 [200, 304].map(|status| metrics.ready(endpoint, kind, protocol, status))

@@ -29,8 +29,9 @@ use crate::{
         frames::{End, Frames},
         upload_pack::{self, Answer, Asked, PackPlan, Version},
     },
+    git_index::{GitIndexes, GitState},
     metrics::{GitProtocol, GitRequest, GitResult},
-    mirror::{GitState, Mirror, NoView},
+    mirror::NoView,
 };
 
 /// The longest request, inflated or not: room for over 300,000 commits that a client has.
@@ -91,7 +92,7 @@ pub(crate) async fn info_refs(
         Some("git-receive-pack") => return talk.refuse(read_only()),
         Some(_) | None => return talk.refuse(not_dumb()),
     }
-    let (refs, result) = match repo(&state.mirror, view) {
+    let (refs, result) = match repo(&state.services.git_index, view) {
         Ok(repo) => {
             let refs = upload_pack::advertise(repo.serving().as_ref(), talk.version);
             (refs, GitResult::Ok)
@@ -119,7 +120,7 @@ pub(crate) async fn upload_pack(
     state: web::Data<State>,
 ) -> HttpResponse {
     let mut talk = Talk::new(GitRequest::Fetch, &request, &state);
-    let repo = match repo(&state.mirror, view) {
+    let repo = match repo(&state.services.git_index, view) {
         Ok(repo) => repo,
         Err(refusal) => return talk.refuse(refusal),
     };
@@ -272,7 +273,7 @@ impl Sending {
             (piece, frames)
         });
         let (piece, frames) = read.await.map_err(io::Error::other)?;
-        let metrics = self.sent.talk.state.mirror.metrics();
+        let metrics = &self.sent.talk.state.services.metrics;
         metrics.git_pack_bytes(frames.pack_bytes().saturating_sub(before));
         match frames.end() {
             None => {}
@@ -317,7 +318,7 @@ impl Talk {
             Version::V1 => GitProtocol::V1,
             Version::V2 => GitProtocol::V2,
         };
-        let metrics = self.state.mirror.metrics();
+        let metrics = &self.state.services.metrics;
         metrics.git_request(self.request, protocol, result);
     }
 
@@ -328,10 +329,10 @@ impl Talk {
 }
 
 /// The repository of a view, if it can be served.
-fn repo(mirror: &Mirror, view: Result<InView, NoView>) -> Result<Repo, Refusal> {
+fn repo(git_index: &GitIndexes, view: Result<InView, NoView>) -> Result<Repo, Refusal> {
     let forbidden = |text| Refusal::new(StatusCode::FORBIDDEN, text);
     let InView(view) = view.map_err(|no| Refusal::new(StatusCode::NOT_FOUND, &no.to_string()))?;
-    let Some((repo, state)) = mirror.repository(&view) else {
+    let Some((repo, state)) = git_index.repository(&view) else {
         return Err(forbidden(
             "this mirror serves no git index (`git.enabled` is false); use its sparse index",
         ));

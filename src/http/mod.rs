@@ -35,7 +35,7 @@ use self::{
     cache::ReadyCache,
     front::FrontFactory,
 };
-use crate::{mirror::Mirror, status::Status};
+use crate::{app::App as Parts, jobs::Services, mirror::Mirror, status::Status};
 
 /// Keeps the server library quiet in the log, in the words of a tracing filter. It reports its
 /// own starting and stopping as news, and each malformed request of a stranger as an error. A
@@ -80,6 +80,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) mirror: Mirror,
+    pub(crate) services: Services,
     pub(crate) status: Status,
     pub(crate) cache: ReadyCache,
     pub(crate) bases: LiveBases,
@@ -156,11 +157,12 @@ impl Server {
         options: Options,
         listen: listen::Options,
         sockets: Vec<TcpListener>,
-        status: Status,
+        app: &Parts,
     ) -> Result<Server, listen::Error> {
         let state = State {
-            mirror: status.mirror().clone(),
-            status,
+            mirror: app.mirror().clone(),
+            services: app.jobs().services().clone(),
+            status: app.status().clone(),
             cache: ReadyCache::new(options.hot_cache_bytes),
             bases: LiveBases::new(Bases {
                 public_url: options.public_url,

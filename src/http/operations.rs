@@ -10,8 +10,8 @@ use actix_web::{
 
 use super::{State, page::gather, reply};
 use crate::{
+    jobs::{RunningJob, ServerState, sync::schedule::saved_sets},
     metrics::{Arrival, Content, Gauges, Host, HostGauges, JobGauges, JournalEvent, ServingMode},
-    mirror::{Status, jobs::Running},
     policy::freshness::Mode,
     status::Health,
     store::{EventLog, LogKind, Totals},
@@ -22,7 +22,7 @@ use crate::{
 pub(crate) async fn metrics(state: web::Data<State>) -> HttpResponse {
     let rendered = web::block(move || {
         let gauges = gauges(&state);
-        state.mirror.metrics().render(&gauges)
+        state.services.metrics.render(&gauges)
     });
     let Ok(text) = rendered.await else {
         return reply::plain(
@@ -38,10 +38,10 @@ pub(crate) async fn metrics(state: web::Data<State>) -> HttpResponse {
 
 /// Blocks for the disk.
 fn gauges(state: &State) -> Gauges {
-    let status = state.mirror.status();
+    let status = state.services.state();
     let listen = &state.listen;
     let git = status.git.as_ref();
-    let saved_sets = state.mirror.saved_sets();
+    let saved_sets = saved_sets(&state.services);
     Gauges {
         connections_open: listen.open() as u64,
         connections: vec![
@@ -60,16 +60,16 @@ fn gauges(state: &State) -> Gauges {
         mode: Some(mode(status.mode)),
         index_checked: since_1970(index_checked(&status)),
         oldest_stale: state.mirror.oldest_stale(),
-        journal_events: journal_events(state.mirror.store().log()),
+        journal_events: journal_events(state.services.store.log()),
         names: status.totals.names,
         releases: status.totals.versions,
         releases_held: status.totals.held,
         blobs: status.totals.blobs,
         store_bytes: store_bytes(&status.totals),
         damaged_records: status.totals.damaged,
-        set_aside: state.mirror.set_aside().to_vec(),
+        set_aside: state.services.set_aside().to_vec(),
         free_bytes: status.totals.free_bytes,
-        disk_bytes: state.mirror.disk_bytes(),
+        disk_bytes: state.services.store.disk_bytes(),
         writable: status.totals.writable,
         generation: git
             .and_then(|git| git.head)
@@ -80,7 +80,7 @@ fn gauges(state: &State) -> Gauges {
         git_repository_bytes: git.map_or(0, |git| git.size_bytes),
         hot_bytes: state.cache.bytes(),
         followed_at: since_1970(followed_at(&status)),
-        jobs: state.mirror.jobs().iter().map(job).collect(),
+        jobs: state.services.running.list().iter().map(job).collect(),
         sync_interval: saved_sets.interval,
         sync_up_to_date: since_1970(saved_sets.up_to_date),
         uptime: status.uptime,
@@ -125,7 +125,7 @@ fn mode(mode: Mode) -> ServingMode {
 }
 
 /// When upstream last said something about its index.
-fn index_checked(status: &Status) -> Option<SystemTime> {
+fn index_checked(status: &ServerState) -> Option<SystemTime> {
     let age = status.upstream.index.last_success;
     let answered = age.and_then(|age| status.now.checked_sub(age));
     answered.max(followed_at(status))
@@ -156,7 +156,7 @@ fn store_bytes(totals: &Totals) -> Vec<(Content, u64, u64)> {
     ]
 }
 
-fn job(running: &Running) -> JobGauges {
+fn job(running: &RunningJob) -> JobGauges {
     JobGauges {
         kind: running.kind.label(),
         done: running.done,
@@ -168,6 +168,6 @@ fn since_1970(at: Option<SystemTime>) -> Option<Duration> {
     at?.duration_since(SystemTime::UNIX_EPOCH).ok()
 }
 
-fn followed_at(status: &Status) -> Option<SystemTime> {
+fn followed_at(status: &ServerState) -> Option<SystemTime> {
     status.follow.as_ref()?.followed_at
 }

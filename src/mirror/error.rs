@@ -150,7 +150,8 @@ impl Error {
         }
     }
 
-    pub(super) fn follow(what: &impl ToString, source: crate::git::Error) -> Error {
+    /// An index that is followed could not be.
+    pub fn follow(what: &impl ToString, source: crate::git::Error) -> Error {
         Error::Follow {
             what: what.to_string(),
             source: Arc::new(source),

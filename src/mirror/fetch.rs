@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{Inner, Mirror, error::Error, index::Refreshed, sync::Pace};
+use super::{Inner, Mirror, error::Error, index::Asked, pace::Pace};
 use crate::{
     metrics::{CacheResult, Kind},
     policy::{View, freshness::Decision},
@@ -84,7 +84,7 @@ pub enum CrateFile {
 
 /// What the leader of a fetch tells those who wait.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Progress {
+pub(super) struct FetchProgress {
     /// The whole length, where upstream tells it.
     len: Option<u64>,
     /// How far clients may read.
@@ -95,7 +95,7 @@ pub(super) struct Progress {
     end: Option<Result<Blob, Error>>,
 }
 
-impl Progress {
+impl FetchProgress {
     /// Lets clients read as far as they may when `written` bytes are there. Whether that is further
     /// than before.
     fn release(&mut self, written: u64) -> bool {
@@ -153,7 +153,7 @@ impl Mirror {
             }
             facts
         };
-        if !inner.options().mode.asks() {
+        if !inner.options.get().mode.asks() {
             return Err(Error::NotHeld {
                 what: release.to_string(),
             });
@@ -173,7 +173,7 @@ impl Mirror {
         lie: Error,
     ) -> Result<CrateAnswer, Error> {
         let asked = self
-            .refresh(&release.name, self.inner.options().patience)
+            .refresh(&release.name, self.inner.options.get().patience)
             .await;
         let listed = self.inner.listed(release)?;
         match (asked, listed) {
@@ -188,7 +188,7 @@ impl Mirror {
     /// asked for again, once, unless that was done within the negative time.
     async fn look_again(&self, release: &Release) -> Result<ReleaseFacts, Error> {
         let inner = &self.inner;
-        if !inner.options().mode.asks() {
+        if !inner.options.get().mode.asks() {
             return Err(Error::NotHeld {
                 what: release.to_string(),
             });
@@ -204,8 +204,8 @@ impl Mirror {
                 name: release.name.clone(),
             });
         }
-        if let Refreshed::Absent = self
-            .refresh(&release.name, inner.options().answer_within)
+        if let Asked::Absent = self
+            .refresh(&release.name, inner.options.get().answer_within)
             .await?
         {
             return Err(Error::UnknownCrate {
@@ -214,9 +214,8 @@ impl Mirror {
         }
         let listed = inner.listed(release)?.filter(|facts| !facts.removed);
         listed.ok_or_else(|| {
-            // An index that is followed is looked at for all releases at once, and that has its
-            // own pause.
-            if inner.follow.is_none() {
+            // A source of all names is asked for all releases at once, and that has its own pause.
+            if !inner.scope().is_whole() {
                 inner
                     .absent_releases
                     .insert(release.clone(), inner.clock.now());
@@ -230,7 +229,7 @@ impl Mirror {
     /// Joins the fetch of these bytes or begins it, and waits until the first may be sent.
     async fn fetch(&self, release: &Release, facts: &ReleaseFacts) -> Result<CrateAnswer, Error> {
         let (progress, is_fetched) = self.join_fetch(release, &facts.checksum, None)?;
-        let within = self.inner.options().answer_within;
+        let within = self.inner.options.get().answer_within;
         let file = first_bytes(release, &facts.checksum, progress, within).await?;
         Ok(CrateAnswer {
             file,
@@ -241,6 +240,17 @@ impl Mirror {
 }
 
 impl Mirror {
+    /// Fetches a release to its end, if it is not stored.
+    ///
+    /// # Errors
+    /// As [`crate_file`](Mirror::crate_file).
+    pub async fn fetch_whole(&self, release: &Release) -> Result<Blob, Error> {
+        match self.crate_file(&View::all(), release).await?.file {
+            CrateFile::Held(blob) => Ok(blob),
+            CrateFile::Coming(follower) => follower.end().await,
+        }
+    }
+
     /// Joins the fetch of these bytes or begins it, which the second tells. `pace`: what a job's
     /// fetch is slowed by.
     fn join_fetch(
@@ -248,13 +258,13 @@ impl Mirror {
         release: &Release,
         checksum: &Checksum,
         pace: Option<&Arc<Pace>>,
-    ) -> Result<(watch::Receiver<Progress>, bool), Error> {
-        match self.inner.fetches.join(checksum, Progress::default) {
+    ) -> Result<(watch::Receiver<FetchProgress>, bool), Error> {
+        match self.inner.fetches.join(checksum, FetchProgress::default) {
             Role::Follower(progress) => Ok((progress, false)),
             Role::Leader(leader, progress) => {
                 let (inner, pace) = (Arc::clone(&self.inner), pace.cloned());
                 let (release, checksum) = (release.clone(), *checksum);
-                let led = self.inner.tasks.read().spawn(async move {
+                let led = self.inner.background.spawn(async move {
                     inner
                         .lead_fetch(&release, &checksum, leader, pace.as_deref())
                         .await;
@@ -275,7 +285,7 @@ impl Mirror {
     ///
     /// # Errors
     /// As [`crate_file`](Mirror::crate_file), but for what the index would have to be asked.
-    pub(super) async fn hold(
+    pub async fn hold(
         &self,
         release: &Release,
         checksum: &Checksum,
@@ -289,7 +299,7 @@ impl Mirror {
             return Ok(None);
         }
         let (mut progress, _has_led) = self.join_fetch(release, checksum, Some(pace))?;
-        let ended = |progress: &Progress| progress.end.is_some();
+        let ended = |progress: &FetchProgress| progress.end.is_some();
         let end = match progress.wait_for(ended).await {
             Ok(progress) => progress.end.clone(),
             Err(_closed) => None,
@@ -306,13 +316,13 @@ impl Mirror {
 async fn first_bytes(
     release: &Release,
     checksum: &Checksum,
-    mut progress: watch::Receiver<Progress>,
+    mut progress: watch::Receiver<FetchProgress>,
     patience: Duration,
 ) -> Result<CrateFile, Error> {
     let lost = || Error::Lost {
         what: release.to_string(),
     };
-    match tokio::time::timeout(patience, progress.wait_for(Progress::may_be_answered)).await {
+    match tokio::time::timeout(patience, progress.wait_for(FetchProgress::may_be_answered)).await {
         Ok(Ok(_there)) => {}
         Ok(Err(_closed)) => return Err(lost()),
         Err(_elapsed) => {
@@ -419,7 +429,7 @@ impl Inner {
     fn was_absent(&self, release: &Release) -> bool {
         self.absent_releases.get(release).is_some_and(|asked| {
             let age = self.clock.now().duration_since(asked);
-            age.is_ok_and(|age| age < self.options().freshness.negative_for)
+            age.is_ok_and(|age| age < self.options.get().freshness.negative_for)
         })
     }
 
@@ -427,7 +437,7 @@ impl Inner {
         self: Arc<Self>,
         release: &Release,
         checksum: &Checksum,
-        mut leader: Leader<Checksum, Progress>,
+        mut leader: Leader<Checksum, FetchProgress>,
         pace: Option<&Pace>,
     ) {
         let started = Instant::now();
@@ -450,11 +460,11 @@ impl Inner {
                 });
             }
             Err(error) if error.is_rest_of_upstream() => {
-                leader.keep(self.options().remember_failure);
+                leader.keep(self.options.get().remember_failure);
                 tracing::debug!(%release, "did not ask for {release}");
             }
             Err(error) => {
-                leader.keep(self.options().remember_failure);
+                leader.keep(self.options.get().remember_failure);
                 tracing::warn!(krate.name = %release.name, krate.version = %release.version, duration_ms, error = error as &dyn std::error::Error, "could not fetch {release}");
                 let kind = match error {
                     Error::Mismatch { .. } => LogKind::Mismatch,
@@ -477,7 +487,7 @@ impl Inner {
         &self,
         release: &Release,
         checksum: &Checksum,
-        leader: &Leader<Checksum, Progress>,
+        leader: &Leader<Checksum, FetchProgress>,
         pace: Option<&Pace>,
     ) -> Result<Blob, Error> {
         // Between a look into the store and joining another fetch may have come to its end.
@@ -503,7 +513,7 @@ impl Inner {
         &self,
         release: &Release,
         checksum: &Checksum,
-        leader: &Leader<Checksum, Progress>,
+        leader: &Leader<Checksum, FetchProgress>,
         pace: Option<&Pace>,
     ) -> Result<Reservation, Error> {
         let options = self.upstream.options();
@@ -536,7 +546,7 @@ impl Inner {
         release: &Release,
         checksum: &Checksum,
         coming: &mut Coming<'_>,
-        leader: &Leader<Checksum, Progress>,
+        leader: &Leader<Checksum, FetchProgress>,
     ) -> Result<(), Attempt> {
         let from = coming.spool.as_ref().map_or(0, Reservation::written);
         let mut body = self.upstream.download(release, checksum, from).await?;
@@ -562,7 +572,7 @@ impl Inner {
         release: &Release,
         checksum: &Checksum,
         len: Option<u64>,
-        leader: &Leader<Checksum, Progress>,
+        leader: &Leader<Checksum, FetchProgress>,
     ) -> Result<Reservation, Attempt> {
         let (store, checksum) = (self.store.clone(), *checksum);
         let reserved = task::blocking(move || store.reserve(&checksum, len))
@@ -588,7 +598,7 @@ async fn receive(
     spool: &mut Reservation,
     from: u64,
     release: &Release,
-    leader: &Leader<Checksum, Progress>,
+    leader: &Leader<Checksum, FetchProgress>,
     coming: &mut Coming<'_>,
 ) -> Result<(), Attempt> {
     // An upstream without ranges begins anew: what is there already is passed over.
@@ -681,7 +691,7 @@ pub struct Follower {
     len: Option<u64>,
     read: u64,
     reader: SpoolReader,
-    progress: watch::Receiver<Progress>,
+    progress: watch::Receiver<FetchProgress>,
 }
 
 impl Follower {
@@ -736,7 +746,7 @@ impl Follower {
     /// # Errors
     /// Whatever ended the fetch.
     pub async fn end(mut self) -> Result<Blob, Error> {
-        let ended = |progress: &Progress| progress.end.is_some();
+        let ended = |progress: &FetchProgress| progress.end.is_some();
         let end = match self.progress.wait_for(ended).await {
             Ok(progress) => progress.end.clone(),
             Err(_closed) => None,
@@ -783,7 +793,7 @@ mod tests {
     #[tokio::test]
     async fn a_leader_that_comes_late_takes_what_the_last_one_stored() {
         let dir = tempfile::tempdir().expect("a folder");
-        let clock = super::super::Clock::start();
+        let clock = crate::util::clock::Clock::start();
         let options = crate::store::Options::at(dir.path().join("data"));
         let (store, _) = crate::store::Store::open(options, clock.now()).expect("a store");
         let release = Release::parse("demo", "1.0.0").expect("a release");
@@ -796,11 +806,18 @@ mod tests {
         let upstream = upstream::Options::new(dead.into());
         let metrics = Arc::new(crate::metrics::Metrics::new().expect("series"));
         let upstream = upstream::Upstream::new(upstream, Arc::clone(&metrics)).expect("a client");
-        let options = super::super::Options::default();
-        let mirror =
-            Mirror::start(options, store, upstream, metrics, clock, None).expect("threads start");
+        let mirror = Mirror::new(super::super::Parts {
+            options: Arc::default(),
+            store,
+            source: Arc::new(super::super::SparseSource::new(upstream.clone())),
+            upstream,
+            views: super::super::Views::new(&super::super::views::Options::default()),
+            metrics,
+            clock,
+            background: crate::util::background::Background::start().expect("threads start"),
+        });
         mirror.inner.sound.insert(checksum, 4);
-        let Role::Leader(leader, _) = mirror.inner.fetches.join(&checksum, Progress::default)
+        let Role::Leader(leader, _) = mirror.inner.fetches.join(&checksum, FetchProgress::default)
         else {
             panic!("expected to lead");
         };
@@ -823,7 +840,7 @@ mod tests {
         let reader = spool.reader();
         let release = Release::parse("demo", "1.0.0").expect("a release");
         let blob = spool.commit(&release, now).expect("committed");
-        let (_leader, progress) = watch::channel(Progress {
+        let (_leader, progress) = watch::channel(FetchProgress {
             len: Some(900),
             released: blob.len(),
             reader: Some(reader.clone()),

@@ -8,16 +8,20 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{Inner, Mirror, error::Error, views::lines_of};
+use super::{
+    Inner, Mirror,
+    error::Error,
+    source::{IndexScope, Refreshed, what},
+    views::lines_of,
+};
 use crate::{
     metrics::{CacheResult, Kind},
     policy::{
-        freshness::{self, AfterFailure, Decision, Held, Mode},
+        freshness::{self, AfterFailure, Decision, Held},
         view::{Shown, View},
     },
-    registry::{Checksum, CrateName, IndexFile},
-    store::{self, Change, EntryFacts, Snapshot},
-    upstream::{self, IndexAnswer},
+    registry::{Checksum, CrateName, IndexFile, Validators},
+    store::{Change, EntryFacts, Snapshot},
     util::{
         single_flight::{Leader, Role},
         task,
@@ -46,29 +50,29 @@ pub struct IndexFileAnswer {
     pub is_fetched: bool,
 }
 
-/// What asking upstream for an entry came to.
+/// What the store has of a name after its source was asked.
 #[derive(Debug, Clone)]
-pub(super) enum Refreshed {
-    /// Upstream has it, and so does the store now.
+pub enum Asked {
+    /// The source has it, and so does the store now.
     Present {
         /// Whether the store had it already.
         result: CacheResult,
         /// Whether upstream sent the file, be it one that the store had already.
         was_sent: bool,
     },
-    /// Upstream does not have it, and neither does the store.
+    /// The source does not have it, and neither does the store.
     Absent,
 }
 
-impl Refreshed {
+impl Asked {
     /// What the store has is still right, and upstream sent nothing of it.
-    const CONFIRMED: Refreshed = Refreshed::Present {
+    const CONFIRMED: Asked = Asked::Present {
         result: CacheResult::Revalidated,
         was_sent: false,
     };
 }
 
-type Watch = watch::Receiver<Option<Result<Refreshed, Error>>>;
+type Watch = watch::Receiver<Option<Result<Asked, Error>>>;
 
 impl Mirror {
     /// The index file of `name` as `view` shows it. `known`: the digest of lines that the caller
@@ -121,6 +125,11 @@ impl Mirror {
         })
     }
 
+    /// Whether the store has the index entry of `name` with its bytes.
+    pub fn has_entry(&self, name: &CrateName) -> bool {
+        self.inner.held(name).is_ok_and(|held| held.is_some())
+    }
+
     /// What `view` shows of the index file that the store has now, and the digest of that; `None`:
     /// nothing.
     async fn shown_lines(
@@ -152,7 +161,7 @@ impl Mirror {
     ///
     /// # Errors
     /// As [`index_file`](Mirror::index_file).
-    pub(super) async fn index_entry(&self, name: &CrateName) -> Result<IndexFileAnswer, Error> {
+    pub async fn index_entry(&self, name: &CrateName) -> Result<IndexFileAnswer, Error> {
         self.counted(self.index_entry_uncounted(name).await)
     }
 
@@ -192,12 +201,12 @@ impl Mirror {
     ) -> Result<IndexFileAnswer, Error> {
         let inner = &self.inner;
         let patience = match fallback {
-            Some(_) => inner.options().patience,
-            None => inner.options().answer_within,
+            Some(_) => inner.options.get().patience,
+            None => inner.options.get().answer_within,
         };
         let error = match self.refresh_or_join(name, patience).await {
-            Ok((Refreshed::Absent, _)) => return Err(Error::UnknownCrate { name: name.clone() }),
-            Ok((Refreshed::Present { result, was_sent }, has_led)) => {
+            Ok((Asked::Absent, _)) => return Err(Error::UnknownCrate { name: name.clone() }),
+            Ok((Asked::Present { result, was_sent }, has_led)) => {
                 let entry = inner.refreshed(name, result)?;
                 return Ok(IndexFileAnswer {
                     is_fetched: has_led && was_sent,
@@ -208,7 +217,7 @@ impl Mirror {
         };
         let held = fallback.as_ref().map(|facts| inner.known(facts));
         match (
-            freshness::after_failure(inner.options().mode, held, inner.clock.now()),
+            freshness::after_failure(inner.options.get().mode, held, inner.clock.now()),
             fallback,
         ) {
             (AfterFailure::ServeStale { age }, Some(facts)) => {
@@ -226,11 +235,11 @@ impl Mirror {
     }
 
     /// Asks upstream for the entry of `name`, once for all who want that now, and waits at most `patience`.
-    pub(super) async fn refresh(
-        &self,
-        name: &CrateName,
-        patience: Duration,
-    ) -> Result<Refreshed, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Upstream`], [`Error::Follow`] and the like where upstream is in trouble,
+    /// [`Error::Slow`] and [`Error::Busy`], and [`Error::NotHeld`] in mode `offline`.
+    pub async fn refresh(&self, name: &CrateName, patience: Duration) -> Result<Asked, Error> {
         let asked = self.refresh_or_join(name, patience).await;
         asked.map(|(refreshed, _has_led)| refreshed)
     }
@@ -240,26 +249,14 @@ impl Mirror {
         &self,
         name: &CrateName,
         patience: Duration,
-    ) -> Result<(Refreshed, bool), Error> {
-        if let Some(follow) = &self.inner.follow {
-            self.follow_lately(follow, patience).await?;
-            if self.inner.held(name)?.is_none() {
-                self.take_from_tree(follow, name, patience).await?;
-            }
-            let refreshed = match self.inner.held(name)? {
-                Some(_) => Refreshed::CONFIRMED,
-                None => Refreshed::Absent,
-            };
-            return Ok((refreshed, false));
-        }
+    ) -> Result<(Asked, bool), Error> {
         let (watch, has_led) = match self.inner.refreshes.join(name, || None) {
             Role::Follower(watch) => (watch, false),
             Role::Leader(leader, watch) => {
                 let (inner, name) = (Arc::clone(&self.inner), name.clone());
                 let led = self
                     .inner
-                    .tasks
-                    .read()
+                    .background
                     .spawn(async move { inner.lead_refresh(name, leader).await });
                 drop(led);
                 (watch, true)
@@ -283,7 +280,7 @@ impl Inner {
     /// Whether there once was an entry of which only the record is left, and nobody may be asked:
     /// a 404 would tell cargo that there is no such crate.
     fn has_lost(&self, name: &CrateName) -> Result<bool, Error> {
-        if self.options().mode.asks() {
+        if self.options.get().mode.asks() {
             return Ok(false);
         }
         let facts = self.store.entry(name);
@@ -296,7 +293,7 @@ impl Inner {
             Some(facts) => Some(self.known(facts)),
             None => self.known_absence(name),
         };
-        let options = self.options();
+        let options = self.options.get();
         freshness::decide(
             options.mode,
             known,
@@ -307,22 +304,22 @@ impl Inner {
     }
 
     /// A name that turned 404 upstream has bytes to serve here, so it is not `gone` to the policy.
-    /// An index that is followed is checked as a whole.
+    /// A source that is complete confirms all names at once.
     fn known(&self, facts: &EntryFacts) -> Held {
-        let followed = self.follow.as_ref().and_then(|follow| follow.followed_at());
+        let complete_at = self.scope().complete_at();
         Held {
-            checked: followed.map_or(facts.checked, |at| at.max(facts.checked)),
+            checked: complete_at.map_or(facts.checked, |at| at.max(facts.checked)),
             gone: false,
         }
     }
 
-    /// What is known of a name that is not held. Where the index is followed, every name of the
-    /// upstream is; one that is asked for all the same is looked for, unless nobody may be asked.
+    /// What is known of a name that the store does not have. Where the source is complete, the store
+    /// has every name; one that is asked for all the same is looked for, unless the mode forbids it.
     fn known_absence(&self, name: &CrateName) -> Option<Held> {
-        let checked = match &self.follow {
-            Some(follow) if !self.options().mode.asks() => follow.followed_at(),
-            Some(_) => None,
-            None => self.absent.get(name),
+        let checked = match self.scope() {
+            IndexScope::EachName => self.absent.get(name),
+            IndexScope::Whole { .. } if self.options.get().mode.asks() => None,
+            IndexScope::Whole { complete_at } => complete_at,
         };
         checked.map(|checked| Held {
             checked,
@@ -348,13 +345,13 @@ impl Inner {
     async fn lead_refresh(
         self: Arc<Self>,
         name: CrateName,
-        mut leader: Leader<CrateName, Option<Result<Refreshed, Error>>>,
+        mut leader: Leader<CrateName, Option<Result<Asked, Error>>>,
     ) {
         let refreshed = self.refresh_now(&name).await;
         if let Err(error) = &refreshed {
-            leader.keep(self.options().remember_failure);
-            if error.is_rest_of_upstream() {
-                // The log has one line about the rest; this would be one for each entry.
+            leader.keep(self.options.get().remember_failure);
+            if error.is_rest_of_upstream() || self.scope().is_whole() {
+                // The log has one line about the whole; this would be one for each entry.
                 tracing::debug!(krate.name = %name, "did not ask for the index entry of `{name}`");
             } else {
                 tracing::warn!(krate.name = %name, error = error as &dyn std::error::Error, "could not refresh the index entry of `{name}`");
@@ -363,32 +360,41 @@ impl Inner {
         leader.end(|state| *state = Some(refreshed));
     }
 
-    async fn refresh_now(&self, name: &CrateName) -> Result<Refreshed, Error> {
+    async fn refresh_now(&self, name: &CrateName) -> Result<Asked, Error> {
         let held = self.held(name)?;
         // Of a name that was gone the whole file is asked for: a 304 would not tell that it is back.
         let had = held.as_ref().filter(|facts| !facts.gone);
-        let known = had.map(validators).unwrap_or_default();
-        let answer = self
-            .upstream
-            .index_entry(name, &known)
-            .await
-            .map_err(|error| Error::upstream(&what(name), error))?;
+        let known = had.map(validators);
+        let answer = self.source().refresh(name, known.as_ref()).await?;
         let checked = self.clock.now();
         match (answer, held) {
-            (IndexAnswer::NotModified, Some(_)) => {
-                self.store.touch(name, checked, None);
-                Ok(Refreshed::CONFIRMED)
+            (Refreshed::Unchanged, Some(_)) => {
+                if !self.scope().is_whole() {
+                    self.store.touch(name, checked, None);
+                }
+                Ok(Asked::CONFIRMED)
             }
-            // The upstream room turns an unasked 304 into an error, so this is not met.
-            (IndexAnswer::NotModified, None) => Err(Error::Lost { what: what(name) }),
-            (IndexAnswer::Changed { file, validators }, held) => {
-                self.take(name, file, validators, held).await
+            // A source turns an unasked 304 into an error, so this is not met.
+            (Refreshed::Unchanged, None) => Err(Error::Lost { what: what(name) }),
+            (
+                Refreshed::Changed {
+                    file,
+                    validators,
+                    is_transferred,
+                },
+                held,
+            ) => {
+                let result = self.take(name, file, validators, held).await?;
+                Ok(Asked::Present {
+                    result,
+                    was_sent: is_transferred,
+                })
             }
-            (IndexAnswer::NotFound, None) => {
+            (Refreshed::NotFound, None) => {
                 self.absent.insert(name.clone(), checked);
-                Ok(Refreshed::Absent)
+                Ok(Asked::Absent)
             }
-            (IndexAnswer::NotFound, Some(facts)) => self.keep_gone(name, &facts).await,
+            (Refreshed::NotFound, Some(facts)) => self.keep_gone(name, &facts).await,
         }
     }
 
@@ -397,21 +403,14 @@ impl Inner {
         &self,
         name: &CrateName,
         file: IndexFile,
-        validators: upstream::Validators,
+        validators: Validators,
         held: Option<EntryFacts>,
-    ) -> Result<Refreshed, Error> {
+    ) -> Result<CacheResult, Error> {
         let checked = self.clock.now();
-        let validators = store::Validators {
-            etag: validators.etag,
-            last_modified: validators.last_modified,
-        };
         let known = held.is_some_and(|facts| !facts.gone && facts.describes(file.bytes()));
         if known {
             self.store.touch(name, checked, Some(validators));
-            return Ok(Refreshed::Present {
-                result: CacheResult::Revalidated,
-                was_sent: true,
-            });
+            return Ok(CacheResult::Revalidated);
         }
         let change = Change::Index {
             name: name.clone(),
@@ -421,14 +420,11 @@ impl Inner {
         };
         self.publish(name, change).await?;
         self.absent.remove(name);
-        Ok(Refreshed::Present {
-            result: CacheResult::Miss,
-            was_sent: true,
-        })
+        Ok(CacheResult::Miss)
     }
 
     /// Upstream says 404 for a name that is held: it is kept, served on, and the fact is journaled once.
-    async fn keep_gone(&self, name: &CrateName, facts: &EntryFacts) -> Result<Refreshed, Error> {
+    async fn keep_gone(&self, name: &CrateName, facts: &EntryFacts) -> Result<Asked, Error> {
         let checked = self.clock.now();
         if facts.gone {
             self.store.touch(name, checked, None);
@@ -439,7 +435,7 @@ impl Inner {
             };
             self.publish(name, change).await?;
         }
-        Ok(Refreshed::CONFIRMED)
+        Ok(Asked::CONFIRMED)
     }
 
     async fn publish(&self, name: &CrateName, change: Change) -> Result<(), Error> {
@@ -455,8 +451,8 @@ impl Inner {
     }
 }
 
-fn validators(facts: &EntryFacts) -> upstream::Validators {
-    upstream::Validators {
+fn validators(facts: &EntryFacts) -> Validators {
+    Validators {
         etag: facts.etag.clone(),
         last_modified: facts.last_modified.clone(),
     }
@@ -482,15 +478,7 @@ fn digest_of(bytes: &[u8]) -> [u8; 16] {
     digest
 }
 
-fn what(name: &CrateName) -> String {
-    format!("the index entry of `{name}`")
-}
-
-async fn outcome(
-    name: &CrateName,
-    mut watch: Watch,
-    patience: Duration,
-) -> Result<Refreshed, Error> {
+async fn outcome(name: &CrateName, mut watch: Watch, patience: Duration) -> Result<Asked, Error> {
     match tokio::time::timeout(patience, watch.wait_for(Option::is_some)).await {
         Ok(Ok(state)) => state
             .clone()
@@ -500,12 +488,5 @@ async fn outcome(
             what: what(name),
             waited: patience,
         }),
-    }
-}
-
-impl Mode {
-    /// Whether this mode ever asks upstream.
-    pub(super) fn asks(self) -> bool {
-        !matches!(self, Mode::Offline)
     }
 }

@@ -24,6 +24,11 @@ impl Mode {
     /// Every mode, in the order of the documentation.
     pub const ALL: &'static [Mode] = &[Mode::Fallback, Mode::Strict, Mode::Offline];
 
+    /// Whether upstream is ever asked.
+    pub const fn asks(self) -> bool {
+        !matches!(self, Mode::Offline)
+    }
+
     /// The word that the configuration has for it.
     pub const fn as_str(self) -> &'static str {
         match self {

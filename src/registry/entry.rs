@@ -39,6 +39,16 @@ pub struct Row {
     pub line: Range<usize>,
 }
 
+/// What a registry gave to recognize an index file by, to be asked whether it changed. Both may be
+/// missing: then whoever asks compares the bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Validators {
+    /// The `ETag`, exactly as it came.
+    pub etag: Option<String>,
+    /// The `Last-Modified`, exactly as it came.
+    pub last_modified: Option<String>,
+}
+
 /// The fields that orlop reads of a line; all others are passed through unread.
 #[derive(serde::Deserialize)]
 struct Line<'a> {

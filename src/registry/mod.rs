@@ -14,7 +14,7 @@ pub mod name;
 pub mod release;
 
 pub use checksum::Checksum;
-pub use entry::{IndexFile, Row};
+pub use entry::{IndexFile, Row, Validators};
 pub use layout::RegistryConfig;
 pub use name::CrateName;
 pub use release::Release;

@@ -31,6 +31,11 @@ impl Release {
             version: parse_version(version)?,
         })
     }
+
+    /// What facts about it are kept under, the same for all spellings of the name: `name@version`.
+    pub fn key(&self) -> String {
+        format!("{}@{}", self.name.key(), self.version)
+    }
 }
 
 /// Parses a version as the index writes it.

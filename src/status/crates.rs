@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{EventFacts, Status};
 use crate::{
-    mirror::{Error, upkeep},
+    mirror::{Error, uses},
     policy::{View, freshness::Mode},
     registry::{CrateName, IndexFile},
     store::{self, ReleaseFacts, Store, Table},
@@ -126,7 +126,7 @@ impl Status {
     /// [`Error::Store`].
     pub fn crate_page(&self, name: &CrateName) -> Result<Option<CratePage>, Error> {
         let fault = |error: store::Error| Error::store(name, error);
-        let (store, status) = (self.mirror.store(), self.mirror.status());
+        let (store, status) = (&self.services.store, self.services.state());
         let Some(entry) = store.entry(name).map_err(fault)? else {
             return Ok(None);
         };
@@ -155,7 +155,12 @@ impl Status {
             downloads: downloads.values().sum(),
             max_version: max_version.as_ref().map(ToString::to_string),
             held_version: held_version.as_ref().map(ToString::to_string),
-            counted_since_seconds: self.mirror.counted_since().map_err(fault)?.map(seconds),
+            counted_since_seconds: self
+                .services
+                .uses
+                .counted_since()
+                .map_err(fault)?
+                .map(seconds),
             events: history.events.iter().map(EventFacts::of).collect(),
             dependency: dependency.unwrap_or_default(),
         };
@@ -194,7 +199,10 @@ impl Status {
     /// # Errors
     /// [`Error::Store`].
     pub fn search_page(&self, query: String) -> Result<SearchPage, Error> {
-        let (found, total) = self.mirror.search(&View::all(), &query, MAX_FOUND)?;
+        let (found, total) = self
+            .services
+            .mirror
+            .search(&View::all(), &query, MAX_FOUND)?;
         if query.is_empty() {
             let found = self.recent_crates(found)?;
             return Ok(SearchPage {
@@ -203,7 +211,7 @@ impl Status {
                 found,
             });
         }
-        let count = |found: &store::Found| count_held(self.mirror.store(), found);
+        let count = |found: &store::Found| count_held(&self.services.store, found);
         let found = found.iter().map(count).collect::<Result<_, Error>>()?;
         Ok(SearchPage {
             query,
@@ -215,7 +223,7 @@ impl Status {
     /// Crates that were recently fetched, filled up with those that are held among what upstream
     /// recently changed and among `others`.
     fn recent_crates(&self, others: Vec<store::Found>) -> Result<Vec<FoundCrate>, Error> {
-        let store = self.mirror.store();
+        let store = &self.services.store;
         let names = store.log().recent_files().into_iter();
         let newest = store.log().newest(usize::MAX).into_iter();
         let names = names.chain(newest.filter_map(|entry| entry.name));
@@ -264,7 +272,7 @@ fn downloads_of(store: &Store, name: &CrateName) -> Result<BTreeMap<String, u64>
     let prefix = format!("{}@", name.key());
     let mut counts = BTreeMap::new();
     store.kept_all(Table::Uses, &prefix, |key, bytes| {
-        counts.insert(key.to_owned(), upkeep::downloads_in(bytes));
+        counts.insert(key.to_owned(), uses::downloads_in(bytes));
         ControlFlow::Continue(())
     })?;
     Ok(counts)

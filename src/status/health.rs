@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::{Facts, MAX_FAILURES};
 use crate::{
-    mirror::{self, GitState, upkeep::Ended},
+    git_index::GitState,
+    jobs::{ServerState, upkeep::Ended},
     policy::freshness::Mode,
     registry::CrateName,
     store::LogEntry,
@@ -118,7 +119,7 @@ fn state(facts: &Facts) -> (Level, &'static str, &'static str) {
     }
 }
 
-fn is_in_trouble(status: &mirror::Status) -> bool {
+fn is_in_trouble(status: &ServerState) -> bool {
     status.mode != Mode::Offline
         && (status.upstream.is_breaker_open() || status.upstream.index.failed_last().is_some())
 }
@@ -140,7 +141,7 @@ fn summary(facts: &Facts, headline: &str, reason: &str, items: &[HealthItem]) ->
 }
 
 /// How far upstream is reached, in a line.
-fn reach(status: &mirror::Status) -> String {
+fn reach(status: &ServerState) -> String {
     let answered = status.upstream.index.last_success.map(span);
     match (status.mode, is_in_trouble(status), answered) {
         (Mode::Offline, ..) => "mode `offline`: upstream is never asked".to_owned(),
@@ -358,11 +359,11 @@ fn ago(facts: &Facts, entry: &LogEntry) -> String {
     span(age.unwrap_or_default())
 }
 
-fn since(status: &mirror::Status, at_seconds: u64) -> Duration {
+fn since(status: &ServerState, at_seconds: u64) -> Duration {
     Duration::from_secs(seconds(status.now).saturating_sub(at_seconds))
 }
 
-fn git(status: &mirror::Status) -> Vec<HealthItem> {
+fn git(status: &ServerState) -> Vec<HealthItem> {
     let mut all = Vec::new();
     let git = status.git.as_ref();
     if let Some(why) = git.and_then(|git| git.failing.as_ref()) {
@@ -394,7 +395,7 @@ fn git(status: &mirror::Status) -> Vec<HealthItem> {
     all
 }
 
-fn hosts(status: &mirror::Status) -> Vec<HealthItem> {
+fn hosts(status: &ServerState) -> Vec<HealthItem> {
     if status.mode == Mode::Offline {
         return Vec::new();
     }
@@ -441,7 +442,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        mirror::upkeep::{JobStats, RecordedFailure, SetStats, StatsReport, Verified},
+        jobs::upkeep::{JobStats, RecordedFailure, SetStats, StatsReport, Verified},
         store::{LogKind, Occurrences, Room, Space, Totals},
         upstream::{self, BreakerState, HostHealth},
     };
@@ -472,7 +473,7 @@ mod tests {
     fn well() -> Facts {
         Facts {
             is_stopping: false,
-            status: mirror::Status {
+            status: ServerState {
                 totals: Totals {
                     names: 1,
                     versions: 1,
@@ -512,8 +513,8 @@ mod tests {
         }
     }
 
-    fn git_index(failing: Option<&str>) -> mirror::GitStatus {
-        mirror::GitStatus {
+    fn git_index(failing: Option<&str>) -> crate::git_index::GitStatus {
+        crate::git_index::GitStatus {
             state: GitState::Ready,
             base: None,
             head: None,

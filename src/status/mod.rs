@@ -22,7 +22,10 @@ pub use self::{
     traffic::{Point, Range, TrafficSeries},
 };
 use crate::{
-    mirror::{self, Mirror, jobs::Running, upkeep::StatsReport},
+    jobs::{
+        Jobs, RunningJob, ServerState, Services,
+        upkeep::{StatsReport, kept_stats},
+    },
     store::{self, LogKind, Occurrences},
 };
 
@@ -38,7 +41,7 @@ const MAX_FAILURES: u64 = 10_000;
 /// What the server says about itself. Cloning it is cheap.
 #[derive(Debug, Clone)]
 pub struct Status {
-    mirror: Mirror,
+    services: Services,
     traffic: Arc<TrafficHistory>,
     is_stopping: Arc<AtomicBool>,
 }
@@ -47,13 +50,13 @@ pub struct Status {
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// The state as it is read off its owners, and the time of day.
-    pub status: mirror::Status,
+    pub status: ServerState,
     /// Whether the server takes no more connections.
     pub is_stopping: bool,
     /// What was recorded: failures, sets, the last jobs. Its other numbers are left out.
     pub recorded: StatsReport,
     /// Jobs that run now.
-    pub running: Vec<Running>,
+    pub running: Vec<RunningJob>,
     /// The newest events, the newest first.
     pub events: Vec<EventFacts>,
     /// Checksums that changed within a week.
@@ -73,18 +76,34 @@ pub struct Facts {
 }
 
 impl Status {
-    /// Of a mirror, whose traffic it records from now on.
-    pub fn new(mirror: &Mirror) -> Status {
+    /// Of the services that jobs work with, whose traffic it has from now on.
+    pub fn new(jobs: &Jobs) -> Status {
+        let services = jobs.services().clone();
         Status {
-            traffic: TrafficHistory::record(mirror),
-            mirror: mirror.clone(),
+            traffic: Arc::new(TrafficHistory::load(services.store.clone())),
+            services,
             is_stopping: Arc::default(),
         }
     }
 
-    /// The mirror that it is about.
-    pub fn mirror(&self) -> &Mirror {
-        &self.mirror
+    /// Adds what was counted since the last call to the traffic history, and writes it. Blocks for the
+    /// disk.
+    pub fn record_traffic(&self) {
+        let (clock, metrics) = (self.services.clock, &self.services.metrics);
+        self.traffic.record(clock.now(), || metrics.traffic());
+    }
+
+    /// The time of day.
+    pub fn now(&self) -> SystemTime {
+        self.services.clock.now()
+    }
+
+    /// Whether the store can be read. Blocks with the disk.
+    ///
+    /// # Errors
+    /// As the store.
+    pub fn check_store(&self) -> Result<(), store::Error> {
+        self.services.store.look()
     }
 
     /// Notes that the server takes no more connections.
@@ -99,18 +118,18 @@ impl Status {
 
     /// Gathers everything that the status page shows. Blocks for the disk for some milliseconds.
     pub fn gather(&self) -> Facts {
-        let (mirror, status) = (&self.mirror, self.mirror.status());
+        let (services, status) = (&self.services, self.services.state());
         let mut recorded = StatsReport::default();
-        if let Err(error) = mirror.kept_stats(&mut recorded, MAX_FAILURES) {
+        if let Err(error) = kept_stats(services, &mut recorded, MAX_FAILURES) {
             tracing::warn!(%error, "could not read what was recorded");
         }
-        let log = mirror.store().log();
+        let log = services.store.log();
         let from = status.now.checked_sub(SHOWN_FOR);
         let since = |kind| log.since(kind, from.unwrap_or(SystemTime::UNIX_EPOCH));
         Facts {
             is_stopping: self.is_stopping(),
             recorded,
-            running: mirror.jobs(),
+            running: services.running.list(),
             events: log
                 .newest(MAX_EVENTS)
                 .iter()
@@ -120,16 +139,16 @@ impl Status {
             removed: since(LogKind::Removed),
             mismatches: since(LogKind::Mismatch),
             damaged: since(LogKind::Damage),
-            room: mirror.store().room(),
-            oldest_stale: mirror.oldest_stale(),
-            sync_every: mirror.sync_every(),
+            room: services.store.room(),
+            oldest_stale: services.mirror.oldest_stale(),
+            sync_every: services.sync_every(),
             status,
         }
     }
 
     /// The traffic of some time, up to now. From memory.
     pub fn traffic(&self, range: Range) -> TrafficSeries {
-        let (now, metrics) = (self.mirror.clock().now(), self.mirror.metrics());
+        let (now, metrics) = (self.now(), &self.services.metrics);
         self.traffic.count(now, || metrics.traffic());
         self.traffic.series(range, now)
     }

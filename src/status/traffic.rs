@@ -11,7 +11,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::ControlFlow,
-    sync::Arc,
     time::SystemTime,
 };
 
@@ -20,7 +19,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     metrics::Traffic,
-    mirror::Mirror,
     store::{self, Store, Table},
     util::format::seconds,
 };
@@ -126,25 +124,19 @@ pub(super) struct TrafficHistory {
 }
 
 impl TrafficHistory {
-    /// Records the traffic of a mirror until its end.
-    pub(super) fn record(mirror: &Mirror) -> Arc<TrafficHistory> {
-        let history = Arc::new(TrafficHistory::load(mirror.store().clone()));
-        let (clock, metrics) = (mirror.clock(), Arc::clone(mirror.metrics()));
-        let recording = Arc::clone(&history);
-        mirror.each_minute(move || {
-            recording.count(clock.now(), || metrics.traffic());
-            if let Err(error) = recording.write() {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "could not write the traffic history; it is tried again"
-                );
-            }
-        });
-        history
+    /// Adds what was counted, and writes it.
+    pub(super) fn record(&self, now: SystemTime, traffic: impl FnOnce() -> Traffic) {
+        self.count(now, traffic);
+        if let Err(error) = self.write() {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "could not write the traffic history; it is tried again"
+            );
+        }
     }
 
     /// The history as the store has it. Steps that cannot be read count as without traffic.
-    fn load(store: Store) -> TrafficHistory {
+    pub(super) fn load(store: Store) -> TrafficHistory {
         let mut state = State {
             reopened: store.reopened(),
             ..State::default()

@@ -7,6 +7,7 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use super::codec::digest_of;
+pub use crate::registry::Validators;
 use crate::registry::{Checksum, CrateName, IndexFile, release::version_text};
 
 /// What is known of an index entry, without its bytes.
@@ -47,15 +48,6 @@ pub struct Snapshot {
     pub facts: EntryFacts,
     /// The index file.
     pub bytes: Bytes,
-}
-
-/// What upstream wants to be asked with, to say that nothing changed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Validators {
-    /// The `ETag` of its answer.
-    pub etag: Option<String>,
-    /// The `Last-Modified` of its answer.
-    pub last_modified: Option<String>,
 }
 
 /// What is known of a release.

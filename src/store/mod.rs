@@ -544,6 +544,11 @@ impl Store {
         })
     }
 
+    /// Bytes of the whole file system of the store; 0 where the file system does not report them.
+    pub fn disk_bytes(&self) -> u64 {
+        self.room().map_or(0, |room| room.space.total_bytes)
+    }
+
     /// How often the index database was opened anew since the start. What tables kept may be gone
     /// then: whoever writes only what changed writes everything once.
     pub fn reopened(&self) -> u64 {

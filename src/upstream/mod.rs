@@ -35,7 +35,7 @@ use url::Url;
 
 use crate::{
     metrics::{self, Metrics, Outcome},
-    registry::{Checksum, CrateName, RegistryConfig, Release},
+    registry::{Checksum, CrateName, RegistryConfig, Release, Validators},
     util::error::{chain, one_line},
 };
 
@@ -54,7 +54,7 @@ pub use gate::HostHealth;
 pub use git::GitAnswer;
 pub use resolve::Refusal;
 pub use secret::{InvalidUrl, SecretUrl};
-pub use sparse::{IndexAnswer, Validators};
+pub use sparse::IndexAnswer;
 
 /// How long `config.json` is believed. An hour: it changes once in years, and a download by an
 /// outdated one fails loudly.

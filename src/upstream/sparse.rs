@@ -9,7 +9,7 @@ use reqwest::header::{
 };
 use url::Url;
 
-use crate::registry::{CrateName, IndexFile, RegistryConfig};
+use crate::registry::{CrateName, IndexFile, RegistryConfig, Validators};
 
 use super::{
     error::{Cause, ConfigFault, Kind},
@@ -19,16 +19,6 @@ use super::{
 /// The longest validator that is kept, in bytes. Real ones have fewer than 100; ours are stored
 /// with each entry.
 const LONGEST_VALIDATOR_BYTES: usize = 1024;
-
-/// What upstream gave to recognize an index file by. Both may be missing: then the caller
-/// compares the bytes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Validators {
-    /// The `ETag`, exactly as it came.
-    pub etag: Option<String>,
-    /// The `Last-Modified`, exactly as it came.
-    pub last_modified: Option<String>,
-}
 
 /// What upstream has for a name.
 #[derive(Debug, Clone)]

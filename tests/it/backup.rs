@@ -8,11 +8,7 @@ use std::{
 
 use orlop::{
     admin::{Client, Word},
-    mirror::{
-        backup::BackupRequest,
-        jobs::{Fault, Request},
-        seed::SeedRequest,
-    },
+    jobs::{Fault, Job, JobRequest, backup::BackupRequest, seed::SeedRequest},
 };
 use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
@@ -783,7 +779,8 @@ fn the_key_goes_to_the_user_of_the_server_only() {
 }
 
 /// Asks for a job whose other end does nothing; it is cancelled, and then the server is stopped.
-fn check_ends(request: &Request, pipe: impl Fn() -> (std::os::fd::OwnedFd, std::os::fd::OwnedFd)) {
+fn check_ends(job: &impl Job, pipe: impl Fn() -> (std::os::fd::OwnedFd, std::os::fd::OwnedFd)) {
+    let request = JobRequest::of(job).expect("an object");
     let upstream = Upstream::start(knot_registry());
     let (orlop, _names) = filled(&upstream);
     let socket = orlop.data().join("admin.sock");
@@ -795,7 +792,7 @@ fn check_ends(request: &Request, pipe: impl Fn() -> (std::os::fd::OwnedFd, std::
         let (theirs, ours) = pipe();
         let client = Client::connect(&socket).await.expect("a word");
         let mut client = client.expect("a server");
-        client.ask(request, vec![theirs]).await.expect("sent");
+        client.ask(&request, vec![theirs]).await.expect("sent");
         let Word::Event(_phase) = client.next().await.expect("a word") else {
             panic!("it ended");
         };
@@ -827,7 +824,7 @@ fn check_ends(request: &Request, pipe: impl Fn() -> (std::os::fd::OwnedFd, std::
 #[test]
 fn a_backup_that_nobody_reads_ends_when_it_is_told_to() {
     use std::io::Write as _;
-    check_ends(&Request::Backup(BackupRequest::default()), || {
+    check_ends(&BackupRequest::default(), || {
         let (reader, mut writer) = std::io::pipe().expect("a pipe");
         // All that it takes.
         let flags = rustix::fs::fcntl_getfl(&writer).expect("flags");
@@ -840,7 +837,7 @@ fn a_backup_that_nobody_reads_ends_when_it_is_told_to() {
 
 #[test]
 fn files_of_a_command_that_stands_still_are_not_waited_for() {
-    check_ends(&Request::Seed(SeedRequest::default()), || {
+    check_ends(&SeedRequest::default(), || {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         (reader.into(), writer.into())
     });

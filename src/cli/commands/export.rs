@@ -13,11 +13,11 @@ use super::{
 };
 use crate::cli::{
     Error,
-    job::{self, JobArgs, printed},
+    job::{self, JobArgs},
 };
-use crate::mirror::{
+use crate::jobs::{
+    Fault, Files, JobError,
     bundle::{ExportReport, ExportRequest},
-    jobs::{Fault, Files, JobError, Report, Request},
 };
 use crate::util::format::size;
 
@@ -87,22 +87,23 @@ impl ExportArgs {
             let file = File::open(path).map_err(|error| Error::Job(fault("open", path, &error)))?;
             files.push(file.into());
         }
-        let request = Request::Export(ExportRequest {
+        let request = ExportRequest {
             selection,
             since: self.since.is_some(),
             key: self.sign.is_some(),
             unsigned: self.unsigned,
-        });
-        let mut keep = |report: &mut Report| match report {
-            Report::Export(report) if !report.nothing => target.keep_for(report),
-            _ => Ok(()),
         };
-        let print: job::Print<'_> = printed!(Export(report), out => print(report, out));
+        let keep = |report: &mut ExportReport| {
+            if report.nothing {
+                return Ok(());
+            }
+            target.keep_for(report)
+        };
         // Where stdout is the bundle, what is told goes to stderr.
         let mut stderr = io::stderr();
         let is_stdout = self.out.as_os_str() == "-";
         let out = if is_stdout { &mut stderr } else { out };
-        let outcome = job::run_then(&self.job, request, files, out, &mut keep, print);
+        let outcome = job::run_then(&self.job, request, files, out, keep, print);
         match outcome {
             Ok(()) => Ok(()),
             Err(Error::Job(error)) => Err(Error::Job(target.explain(error))),

@@ -7,12 +7,9 @@ use std::{
 
 use crate::cli::{
     Error,
-    job::{JobArgs, run_printed},
+    job::{self, JobArgs},
 };
-use crate::mirror::{
-    jobs::Request,
-    upkeep::{GcReport, GcRequest, Removed},
-};
+use crate::jobs::upkeep::{GcReport, GcRequest, Removed};
 use crate::util::format::{plural, size};
 
 /// Remove crate files that no index entry names, and what was set aside as damaged over a week ago.
@@ -39,11 +36,13 @@ pub struct GcArgs {
 
 impl GcArgs {
     pub(in crate::cli) fn run(&self, out: &mut dyn Write) -> Result<(), Error> {
-        let request = Request::Gc(GcRequest {
+        let request = GcRequest {
             dry_run: self.dry_run,
             unused_for: self.unused_for.map(|time| time.as_secs()),
-        });
-        run_printed!(&self.job, request, out, Gc(report) => print(report, out))
+        };
+        job::run(&self.job, request, Vec::new(), out, |report, out| {
+            print(report, out)
+        })
     }
 }
 

@@ -9,11 +9,11 @@ use std::{
 use super::media::{Feed, NewFile, fault, receipt_path};
 use crate::cli::{
     Error,
-    job::{self, JobArgs, printed},
+    job::{self, JobArgs},
 };
-use crate::mirror::{
+use crate::jobs::{
+    Fault, Files, JobError,
     bundle::{ImportReport, ImportRequest},
-    jobs::{Fault, Files, JobError, Report, Request},
 };
 use crate::util::format::size;
 
@@ -97,7 +97,7 @@ impl ImportArgs {
             files.push(file);
             new_receipt = Some(new);
         }
-        let request = Request::Import(ImportRequest {
+        let request = ImportRequest {
             trust: self.trust.clone(),
             unsigned: self.unsigned,
             dry_run: self.dry_run,
@@ -106,16 +106,16 @@ impl ImportArgs {
                 .as_ref()
                 .map(|feed| feed.parts.clone())
                 .unwrap_or_default(),
-        });
+        };
         let path = new_receipt.as_ref().map(|new| new.path().to_owned());
         // The report comes last: then the receipt has its name.
-        let mut keep = |_report: &mut Report| match new_receipt.as_mut() {
+        let keep = |_report: &mut ImportReport| match new_receipt.as_mut() {
             Some(new) => new.keep(),
             None => Ok(()),
         };
-        let print: job::Print<'_> =
-            printed!(Import(report), out => print(report, path.as_deref(), out));
-        match job::run_then(&self.job, request, files, out, &mut keep, print) {
+        let print =
+            |report: &ImportReport, out: &mut dyn Write| print(report, path.as_deref(), out);
+        match job::run_then(&self.job, request, files, out, keep, print) {
             Err(Error::Job(error)) => Err(Error::Job(match &mut feed {
                 Some(feed) => feed.explain(error),
                 None => error,

@@ -4,9 +4,9 @@ use std::io::Write;
 
 use crate::cli::{
     Error,
-    job::{JobArgs, run_printed},
+    job::{self, JobArgs},
 };
-use crate::mirror::{bundle::KeyRequest, jobs::Request};
+use crate::jobs::bundle::KeyRequest;
 
 /// The key that bundles are signed with.
 #[derive(Debug, Clone, clap::Args)]
@@ -52,6 +52,8 @@ impl KeyArgs {
             ),
             KeyCommand::Show { job } => (KeyRequest::default(), job),
         };
-        run_printed!(job, Request::Key(request), out, Key(report) => writeln!(out, "{}", report.public_key))
+        job::run(job, request, Vec::new(), out, |report, out| {
+            writeln!(out, "{}", report.public_key)
+        })
     }
 }

@@ -14,10 +14,7 @@ use parking_lot::Mutex;
 
 use crate::{
     cli::Error,
-    mirror::{
-        bundle::ImportPart,
-        jobs::{Fault, JobError},
-    },
+    jobs::{Fault, JobError, bundle::ImportPart},
     util::fs::sync_dir,
 };
 

@@ -4,12 +4,9 @@ use std::io::{self, Write};
 
 use crate::cli::{
     Error,
-    job::{JobArgs, run_printed},
+    job::{self, JobArgs},
 };
-use crate::mirror::{
-    jobs::Request,
-    upkeep::{PinReport, PinRequest},
-};
+use crate::jobs::upkeep::{PinReport, PinRequest, UnpinRequest};
 use crate::util::format::{plural, time};
 
 /// Releases to keep: `gc` never removes them. `pin` fetches what is not held yet, with a name
@@ -57,28 +54,22 @@ impl PinArgs {
             releases: self.releases.clone(),
         };
         let lists = self.releases.is_empty();
-        ask(&self.job, Request::Pin(request), out, "pinned", lists)
+        job::run(&self.job, request, Vec::new(), out, |report, out| {
+            print(report, "pinned", lists, out)
+        })
     }
 }
 
 impl UnpinArgs {
     pub(in crate::cli) fn run(&self, out: &mut dyn Write) -> Result<(), Error> {
-        let request = PinRequest {
+        let request = UnpinRequest {
             releases: self.releases.clone(),
         };
         let done = "no longer pinned";
-        ask(&self.job, Request::Unpin(request), out, done, false)
+        job::run(&self.job, request, Vec::new(), out, |report, out| {
+            print(report, done, false, out)
+        })
     }
-}
-
-fn ask(
-    job: &JobArgs,
-    request: Request,
-    out: &mut dyn Write,
-    done: &str,
-    lists: bool,
-) -> Result<(), Error> {
-    run_printed!(job, request, out, Pins(report) => print(report, done, lists, out))
 }
 
 fn print(report: &PinReport, done: &str, lists: bool, out: &mut dyn Write) -> io::Result<()> {

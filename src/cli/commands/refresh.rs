@@ -4,12 +4,9 @@ use std::io::{self, Write};
 
 use crate::cli::{
     Error,
-    job::{JobArgs, run_printed},
+    job::{self, JobArgs},
 };
-use crate::mirror::{
-    jobs::Request,
-    upkeep::{Outcome, RefreshReport, RefreshRequest, RefreshedName},
-};
+use crate::jobs::upkeep::{Outcome, RefreshReport, RefreshRequest, RefreshedName};
 
 /// Ask upstream for index entries now, whatever their age, and say what changed.
 #[derive(Debug, Clone, clap::Args)]
@@ -31,10 +28,12 @@ pub struct RefreshArgs {
 
 impl RefreshArgs {
     pub(in crate::cli) fn run(&self, out: &mut dyn Write) -> Result<(), Error> {
-        let request = Request::Refresh(RefreshRequest {
+        let request = RefreshRequest {
             names: self.names.clone(),
-        });
-        run_printed!(&self.job, request, out, Refresh(report) => print(report, out))
+        };
+        job::run(&self.job, request, Vec::new(), out, |report, out| {
+            print(report, out)
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     admin::{Changed, Client, Reloaded},
     cli::{Error, SettingArgs, open},
     config::{self, Sources},
-    mirror::jobs::{Fault, JobError},
+    jobs::{Fault, JobError},
 };
 
 /// Have the running server read its configuration again.

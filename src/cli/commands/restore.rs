@@ -12,15 +12,14 @@ use crate::{
     cli::{Error, SettingArgs, load, tell},
     config::Config,
     git::{self, Repo},
-    mirror::{
-        Clock,
+    jobs::{
+        Fault, JobError,
         archive::{PUBLIC, SECRET, is_safe},
         backup::{BLOBS, FORMAT, Manifest, dump, parse_blob_line},
-        jobs::{Fault, JobError},
     },
     registry::Checksum,
     store,
-    util::{format::size, fs::sync_dir},
+    util::{clock::Clock, format::size, fs::sync_dir},
 };
 
 /// The longest manifest. Each file has some 150 bytes, and there are hundreds.

@@ -14,11 +14,11 @@ use super::backup::folder::{failed, hash};
 use crate::{
     cli::{
         Error,
-        job::{self, JobArgs, printed},
+        job::{self, JobArgs},
     },
-    mirror::{
+    jobs::{
+        Fault, JobError,
         archive::{PUBLIC, Writer},
-        jobs::{Fault, JobError, Request},
         seed::{
             CRATE, FoundCrate, FoundMisfit, GROUP, Group, INDEX, MOST_INDEX_BYTES, Refusal,
             SeedReport, SeedRequest,
@@ -70,14 +70,10 @@ pub(super) fn run(
             File::from(OwnedFd::from(writer)),
         ));
     });
-    let request = Request::Seed(SeedRequest { files });
-    let ran = job::run(
-        job,
-        request,
-        vec![reader.into()],
-        out,
-        printed!(Seed(report), out => print(report, dir, list, out)),
-    );
+    let request = SeedRequest { files };
+    let ran = job::run(job, request, vec![reader.into()], out, |report, out| {
+        print(report, dir, list, out)
+    });
     drop(sending.join());
     ran
 }

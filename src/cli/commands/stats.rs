@@ -8,10 +8,9 @@ use std::{
 
 use crate::cli::{
     Error,
-    job::{JobArgs, run_printed},
+    job::{self, JobArgs},
 };
-use crate::mirror::{
-    jobs::Request,
+use crate::jobs::{
     sync::SetRun,
     upkeep::{Ended, StatsReport, StatsRequest, UpstreamHost},
 };
@@ -34,8 +33,10 @@ pub struct StatsArgs {
 
 impl StatsArgs {
     pub(in crate::cli) fn run(&self, out: &mut dyn Write) -> Result<(), Error> {
-        let request = Request::Stats(StatsRequest::default());
-        run_printed!(&self.job, request, out, Stats(report) => print(report, out))
+        let request = StatsRequest::default();
+        job::run(&self.job, request, Vec::new(), out, |report, out| {
+            print(report, out)
+        })
     }
 }
 

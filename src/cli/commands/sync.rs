@@ -9,12 +9,12 @@ use std::{
 use super::stats::set_run;
 use crate::cli::{
     Error,
-    job::{JobArgs, run_printed},
+    job::{self, JobArgs},
 };
-use crate::mirror::{
-    jobs::{Fault, JobError, Request},
+use crate::jobs::{
+    Failure as Failed, Fault, JobError,
     select::{NamedText, Selection},
-    sync::{Failure as Failed, SetInfo, SyncReport, SyncRequest},
+    sync::{SetInfo, SyncReport, SyncRequest},
 };
 use crate::util::format::{size, time};
 
@@ -184,14 +184,16 @@ pub struct SyncArgs {
 
 impl SyncArgs {
     pub(in crate::cli) fn run(&self, out: &mut dyn Write) -> Result<(), Error> {
-        let request = Request::Sync(SyncRequest {
+        let request = SyncRequest {
             selection: self.selection.read()?,
             save: self.save.clone(),
             forget: self.forget.clone(),
             list_sets: self.sets,
             dry_run: self.dry_run,
-        });
-        run_printed!(&self.job, request, out, Sync(report) => print(report, out))
+        };
+        job::run(&self.job, request, Vec::new(), out, |report, out| {
+            print(report, out)
+        })
     }
 }
 

@@ -4,12 +4,9 @@ use std::io::{self, Write};
 
 use crate::cli::{
     Error,
-    job::{JobArgs, run_printed},
+    job::{self, JobArgs},
 };
-use crate::mirror::{
-    jobs::Request,
-    upkeep::{BadBlob, BadKind, VerifyReport, VerifyRequest},
-};
+use crate::jobs::upkeep::{BadBlob, BadKind, VerifyReport, VerifyRequest};
 use crate::util::format::{plural, size};
 
 /// Hash every crate file that is held, read every index file, and compare both.
@@ -34,10 +31,12 @@ pub struct VerifyArgs {
 
 impl VerifyArgs {
     pub(in crate::cli) fn run(&self, out: &mut dyn Write) -> Result<(), Error> {
-        let request = Request::Verify(VerifyRequest {
+        let request = VerifyRequest {
             repair: self.repair,
-        });
-        run_printed!(&self.job, request, out, Verify(report) => print(report, out))
+        };
+        job::run(&self.job, request, Vec::new(), out, |report, out| {
+            print(report, out)
+        })
     }
 }
 

@@ -4,12 +4,9 @@ use std::io::{self, Write};
 
 use crate::cli::{
     Error,
-    job::{JobArgs, run_printed},
+    job::{self, JobArgs},
 };
-use crate::mirror::{
-    jobs::Request,
-    upkeep::{WhoRelease, WhoReport, WhoRequest},
-};
+use crate::jobs::upkeep::{WhoRelease, WhoReport, WhoRequest};
 use crate::util::format::{plural, time};
 
 /// Who fetched a crate, and what else wants it: pins and saved sets. The address of a client is
@@ -33,10 +30,12 @@ pub struct WhoArgs {
 
 impl WhoArgs {
     pub(in crate::cli) fn run(&self, out: &mut dyn Write) -> Result<(), Error> {
-        let request = Request::Who(WhoRequest {
+        let request = WhoRequest {
             release: self.release.clone(),
-        });
-        run_printed!(&self.job, request, out, Who(report) => print(report, &self.release, out))
+        };
+        job::run(&self.job, request, Vec::new(), out, |report, out| {
+            print(report, &self.release, out)
+        })
     }
 }
 

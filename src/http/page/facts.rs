@@ -7,7 +7,8 @@ use super::model::{
     UpstreamFacts,
 };
 use crate::{
-    mirror::{GitState, GitStatus, Status, jobs::Running, upkeep},
+    git_index::{GitState, GitStatus},
+    jobs::{RunningJob, ServerState, upkeep},
     policy::freshness::Mode,
     registry::client::{client_config, git_client_config, view_base},
     status::{Facts, Level},
@@ -142,7 +143,7 @@ fn git_state(state: GitState) -> &'static str {
     }
 }
 
-pub(super) fn job(running: &Running) -> JobFacts {
+pub(super) fn job(running: &RunningJob) -> JobFacts {
     JobFacts {
         kind: running.kind.as_str().to_owned(),
         command: running.command.clone(),
@@ -171,7 +172,7 @@ pub(super) fn last_job(job: &upkeep::JobStats) -> LastJobFacts {
 }
 
 /// How a client is set up, for the host that this was reached by.
-pub(super) fn clients(status: &Status, base: &str) -> Clients {
+pub(super) fn clients(status: &ServerState, base: &str) -> Clients {
     let mut ways = vec![way(
         "sparse",
         "Sparse index",

@@ -124,7 +124,7 @@ pub(super) async fn krate(
     let key = format!("crate {} {stamp} {form}", name.key());
     let (about, name) = (state.status.clone(), name.clone());
     let look = move || {
-        let now = about.mirror().clock().now();
+        let now = about.now();
         Looked::of(about.crate_page(&name), |page| write(page, seconds(now)))
     };
     Looked::from(state.gathered.pages.get(&key, FRESH_FOR, look).await)

@@ -9,10 +9,10 @@ use std::{
 };
 
 use crate::{
-    mirror::{
+    jobs::{
+        Fault, JobError,
         archive::{PUBLIC, Reader, SECRET},
         backup::{self, BLOBS, FORMAT, Manifest, ManifestFile, SUMMARY, Summary, parse_blob_line},
-        jobs::{Fault, JobError},
     },
     registry::{Checksum, checksum::Hasher},
     util::{

@@ -11,10 +11,7 @@ use crate::{
         job::{self, JobArgs},
         load,
     },
-    mirror::{
-        backup::BackupRequest,
-        jobs::{Fault, JobError, Report, Request},
-    },
+    jobs::{Fault, JobError, backup::BackupRequest},
     util::format::size,
 };
 
@@ -50,14 +47,14 @@ impl BackupArgs {
             Error::Job(JobError::new(Fault::Unavailable, message).because(&error))
         })?;
         let laying = std::thread::spawn(move || folder.lay(reader));
-        let request = Request::Backup(BackupRequest::default());
+        let request = BackupRequest::default();
         let mut report = None;
         let ran = job::run(
             &self.job,
             request,
             vec![writer.into()],
             out,
-            &mut |told, _out| {
+            |told, _out| {
                 report = Some(told.clone());
                 Ok(())
             },
@@ -67,7 +64,7 @@ impl BackupArgs {
             Err(JobError::new(Fault::Unavailable, message))
         });
         let laid = sorted_out(ran, laid)?;
-        if let Some(Report::Backup(report)) = report {
+        if let Some(report) = report {
             print(&report, &laid, out)?;
         }
         Ok(())
@@ -86,7 +83,7 @@ fn sorted_out(ran: Result<(), Error>, laid: Result<Laid, JobError>) -> Result<La
 }
 
 fn print(
-    report: &crate::mirror::backup::BackupReport,
+    report: &crate::jobs::backup::BackupReport,
     laid: &Laid,
     out: &mut dyn Write,
 ) -> std::io::Result<()> {

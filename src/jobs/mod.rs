@@ -1,0 +1,60 @@
+//! Jobs: work that someone asks for, beside serving on demand. One implementation behind the admin
+//! socket and behind a command that opens the store by itself.
+//!
+//! ```text
+//! cli ─ JobRequest + files ─▶ admin (socket) ─▶ Jobs::run_request ─▶ Job::run
+//!     ◀──── Event … Event ─ ReportJson | JobError ─┘
+//! ```
+//!
+//! A job is a struct with its request ([`Job`]); [`JOBS`] has a row for each. Requests, events,
+//! reports and errors are plain data in JSON. Files that a person names never cross the socket by
+//! name: the command opens them, and the job gets descriptors ([`JobContext::take_files`]).
+//!
+//! ```text
+//! table                                         all jobs, by name
+//! sync · upkeep · bundle · backup · seed        the jobs
+//! select                                        what a selection of crates stands for
+//! hold · retry · saved_sets                     what several jobs need
+//! runner                                        from the request to the end of a job
+//! archive · lines · cancellable_io · outbox     formats and files
+//! records · running · services · options        what a job works with, and what is kept of it
+//! job · json · context · error                  the seam
+//! ```
+
+pub mod archive;
+pub mod backup;
+pub mod bundle;
+mod cancellable_io;
+mod context;
+mod error;
+mod hold;
+mod job;
+mod json;
+mod lines;
+mod options;
+mod outbox;
+mod records;
+mod retry;
+mod runner;
+mod running;
+pub mod saved_sets;
+pub mod seed;
+pub mod select;
+mod services;
+pub mod sync;
+mod table;
+pub mod upkeep;
+
+pub use self::{
+    context::{Caller, Event, Files, JobContext, Listener, Unit},
+    error::{Failure, Fault, JobError},
+    job::{Job, JobKind, JobReport},
+    json::{JobRequest, ReportJson},
+    options::{BundleOptions, Options, SyncOptions},
+    outbox::Outbox,
+    records::JobRecord,
+    runner::{ENDED, Jobs},
+    running::{RunningJob, RunningJobs, stopping},
+    services::{ServerState, Services, ViewStatus},
+    table::{JOBS, JobEntry},
+};
