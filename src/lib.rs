@@ -1,140 +1,154 @@
 //! orlop, a crates.io mirror that a lab installs and forgets. This page is the map of the code.
 //!
-//! One binary fetches, verifies and keeps crate files and index entries, and serves them to cargo:
-//! the sparse index at `/index/`, the download endpoint at `/api/v1/crates/{crate}/{version}/download`,
-//! a status page at `/`, metrics at `/metrics`. What was served once is served again when upstream
-//! is gone.
+//! One binary fetches, verifies and keeps crate files and index files, and serves them to cargo:
+//! the sparse index at `/index/`, a git index at `/git/index`, the download endpoint at
+//! `/api/v1/crates/{crate}/{version}/download`, a status page at `/`, metrics at `/metrics`. What was
+//! served once is served again when upstream is gone.
 //!
-//! # Rooms
+//! # Modules
 //!
-//! An import may only go down; `tests/tidy.rs` holds that and the never-sentences below.
+//! Higher layers first. An import may only go to a lower layer, and modules of one layer do not import
+//! one another; inside a module the files have layers, too, where its first page lists them.
+//! `tests/tidy` holds both, and that no files import one another in a circle.
 //!
-//! | floor | room | owns |
+//! | layer | module | what it does |
 //! |---|---|---|
-//! | 9 | `main.rs` | arguments in, exit code out |
-//! | 8 | [`cli`] | commands; putting the rooms together; the only room that prints |
-//! | 7 | [`doctor`] | why a client does not get its crates, what is wrong on the server: findings as data |
-//! | 6 | [`config`] | flags > environment > file > defaults; writes each key into the `Options` of its owner |
-//! | 5 | [`http`] | hides actix: the listener, the routes, ready answers, errors as statuses |
-//! | 5 | [`admin`] | the socket by which commands reach the server that has the store |
-//! | 4 | [`status`] | what the server says about itself: one verdict, the events, the traffic, what is known of a crate |
-//! | 3 | [`mirror`] | the jobs: an index entry or a crate on demand, once for all who wait; clock, loops |
-//! | 2 | [`store`] | hides sled and zstd: records, value files, journal, commit, rebuild |
-//! | 2 | [`upstream`] | hides reqwest: requests to the registry, retries, breaker, address rules |
-//! | 2 | [`git`] | hides gix: the index as a bare repository, and how it is served |
-//! | 2 | [`policy`] | pure rules over facts and `now`: freshness, modes, closures |
-//! | 1 | [`registry`] | pure words of the domain: names, releases, checksums, index lines, layout |
-//! | 1 | [`metrics`] | hides prometheus: every series, declared once |
-//! | 0 | [`util`] | the few helpers that several modules need; knows nothing of orlop's domain |
+//! | 14 | `main.rs` | arguments in, exit code out |
+//! | 13 | [`cli`] | commands and their output, the start and the end of a server, exit codes; the only module that prints |
+//! | 12 | [`doctor`] | why a client does not get its crates, what is wrong on the server: findings as data |
+//! | 11 | [`config`] | flags > environment > file > defaults: one table of keys writes into the `Options` of each module |
+//! | 10 | [`http`] | routes, handlers and pages, the response cache; errors as statuses |
+//! | 10 | [`admin`] | the socket by which commands reach the server that has the store |
+//! | 9 | [`app`] | the parts of a running orlop: starts them in order, gives them new options, ends them in order |
+//! | 8 | [`status`] | what the server reports about itself: one verdict, the events, the traffic, what is known of a crate |
+//! | 7 | [`jobs`] | sync, export, import, verify, gc, backup and the like: `trait Job`, what runs beside what |
+//! | 6 | [`git_index`] | publishes views as git repositories; follows an upstream git index |
+//! | 5 | [`mirror`] | serves on demand: an index file or a crate file, once for all who wait |
+//! | 4 | [`store`] | everything on disk: index entries in sled, crate files, the journal, the event log |
+//! | 4 | [`upstream`] | the registry as a client: requests, retries, breaker, address rules; hides reqwest |
+//! | 4 | [`git`] | git objects, packs and protocol; hides gix |
+//! | 4 | [`policy`] | pure rules over facts and `now`: freshness, modes, views, closures |
+//! | 3 | [`listen`] | connections: TCP, HTTP/1.1, HTTP/2, h2c upgrade; knows nothing of orlop |
+//! | 2 | [`registry`] | the types of the domain: names, releases, checksums, index lines, layout |
+//! | 2 | [`metrics`] | every series, declared once; hides prometheus |
+//! | 1 | [`util`] | the few helpers that several modules need: clock, background runtime, replaceable options, single flight |
 //!
-//! # Walks
+//! # Request flows
 //!
-//! **A warm answer**: `http::front` finds the path in `http::cache`; the stamp of the crate in the
-//! store and, for index files, the time are still good; the bytes go out. No routing, no store.
-//!
-//! **A view**: every handler of an index takes a [`policy::View`] (`http::view`). At the root it is
-//! `View::all()`, which has no rules; below `/view/{view}/` it is another one. A rule leaves whole
-//! lines out of the file that the root index serves. A view that shows only what is cached asks no
-//! upstream, and its version counter moves when files come and go. Its git index is a repository of
-//! its own, which `mirror::git_index` compares with the store.
+//! **A warm answer**: `http::front` finds the path in the response cache (`http::cache`); the version
+//! counter of the crate is unchanged and the answer has not expired: the bytes are sent. No routing, no
+//! store.
 //!
 //! **A download**: `http::download` parses a [`registry::Release`] → [`mirror::Mirror::crate_file`]
 //! → the record of the crate in the [`store`] names the sha256 to expect (an unknown version: the
-//! index entry is asked for again, once, then 404) → the value file, if there is one → else one
-//! leader on the mirror's runtime asks [`upstream`], writes into a spool file (a
-//! [`store::Reservation`]), and all clients read behind it → verified → `Reservation::commit`:
-//! fsync, rename, fsync of the folder, then the record → the held-back end of the body is released.
+//! index file is asked for again, once, then 404) → the blob, if there is one → else one leader on
+//! [`util::background`] asks [`upstream`], writes into a spool file (a [`store::Reservation`]), and all
+//! clients read behind it → verified → `Reservation::commit`: fsync, rename, fsync of the folder, then
+//! the record → the held-back end of the body is sent.
 //!
-//! **An index file**: `http::sparse` checks the path → [`mirror::Mirror::index_file`] →
-//! [`policy::freshness`] decides on what the store knows → fresh: served; else one conditional
-//! request upstream for all who wait → new bytes go through [`store::Store::publish`], the one
-//! door by which readers see change → [`policy::view`] filters them → served; upstream in trouble:
-//! served stale with its age, or refused in mode `strict`.
+//! **An index request**: `http::sparse` checks the path → one call, [`mirror::Mirror::index_file`] →
+//! [`policy::freshness`] decides on what the store knows → fresh: served; stale: one conditional
+//! request to the [`mirror::IndexSource`] for all who wait → new bytes go through
+//! [`store::Store::publish`] → the rules of the [`policy::View`] leave lines out → served. Upstream
+//! down: the stored file with its age in a header, or refused in mode `strict`.
 //!
-//! **A generation**: `Store::publish` numbers each change and names it to subscribers →
-//! `mirror::git_index` finds that it has been quiet for long enough, and compares the names with the
-//! tree of the head → [`store::Store::make_durable`] → [`git::Repo::commit`], with the change number →
-//! [`store::Store::note_published`]. One direction: a lost repository begins anew. Only where the
-//! head's change number tells that the index database lost changes do they come back from the head.
+//! **A view**: every handler of an index takes a [`policy::View`] (`http::view`). At the root it is
+//! `View::all()`, which has no rules; below `/view/{view}/` it is another one. Its git index is a
+//! repository of its own.
+//!
+//! **Publish**: `Store::publish` numbers each change and names it to subscribers → [`git_index`] finds
+//! that it has been quiet for long enough, and compares the names with the tree of the head →
+//! [`store::Store::make_durable`] → [`git::Repo::commit`], with the change number →
+//! [`store::Store::note_published`]. One direction: a lost repository begins anew with a new root
+//! commit. Only where the head's change number shows that sled lost changes do they come back from the
+//! head, and before anything else.
 //!
 //! **A git fetch**: `http::git` → [`git::upload_pack`] turns the request into an answer and a
-//! selection, purely → [`git::Serving::pack`] cuts a stream out of the history's one run of entries
-//! → read piece by piece on blocking threads as the client takes it. It waits for nobody upstream.
+//! selection, purely → [`git::Serving::pack`] cuts a stream out of the history → read piece by piece
+//! on blocking threads as the client takes it. It waits for no upstream.
 //!
-//! **A followed index** (`upstream.git_index`): `mirror::follow` → [`git::follow`] fetches, by its
-//! own client of gix over the requests of [`upstream`] → the difference of two trees → the names
-//! that changed go through `Store::publish` like any other change.
+//! **A followed index** (`upstream.git_index`): `git_index::follow` is an [`mirror::IndexSource`] →
+//! [`git::follow`] fetches, by its own client of gix over the requests of [`upstream`] → the difference
+//! of two trees → the names that changed go through `Store::publish` like any other change.
+//!
+//! **A job** (`orlop sync`, `orlop stats`, …): `cli::commands` makes the struct that is the request,
+//! and opens the files that were named → `cli::job` asks the server that has the store by its
+//! [`admin`] socket ([`jobs::JobRequest`]), else opens the store itself → [`jobs::Jobs::run`] admits it
+//! beside those that run → [`jobs::Job::run`] with a [`jobs::JobContext`] and the [`jobs::Services`] →
+//! events to whoever listens → the report.
 //!
 //! **A sync**: `jobs::select` reads lockfiles, names and lists; [`policy::closure`] says of which
-//! names the index is needed, and chooses versions, purely → what is not held goes through the
-//! same fetches that clients join (`mirror::fetch`), waited for with patience, at the pace that is
-//! set → what failed is kept with its cause and tried again by the next sync.
+//! names the index is needed, and chooses versions, purely → what is not stored goes through the
+//! same fetches that clients join ([`mirror::Mirror::hold`]), at the pace that is set → what failed is
+//! kept with its cause and tried again by the next sync.
 //!
-//! **A bundle**: `jobs::bundle` writes a tar ([`jobs::archive`]) of a signed manifest, the index
+//! **Export and import**: `jobs::bundle` writes a tar (`jobs::archive`) of a signed manifest, the index
 //! files, the journal's events and the crate files, and reads it on the other side: signature →
-//! checksums of the sections → crate files through `Reservation::commit` → only then the entries through `Store::publish` →
-//! a receipt of what is there now, against which the next bundle is a difference.
+//! checksums of the sections → crate files through `Reservation::commit` → only then the index files
+//! through `Store::publish` → a receipt of what is there now, against which the next bundle is a delta.
 //!
-//! **A backup**: `jobs::backup` sends the command a tar of the files that make up the store, and a
-//! list of its crate files → `cli` lays them out in a folder, with links or copies of the crate files → restored by `Store::open`'s way of rebuilding sled, and a dump of the
-//! index.
-//!
-//! **A job** (`orlop sync`, `orlop stats`, …): `cli::commands` makes a [`jobs::Request`] and
-//! opens the files that were named → `cli::job` asks the server that has the store by its
-//! [`admin`] socket, else opens the store itself → [`mirror::Mirror::run_for`]: the registry of
-//! jobs lets it begin → events to whoever listens, who never holds it up → the report.
+//! **A backup**: `jobs::backup` sends the command a tar of the files that make up the store, and a list
+//! of its crate files → `cli` lays them out in a folder, with links or copies of the crate files →
+//! restored by `Store::open`'s way of rebuilding sled, and a dump of the index.
 //!
 //! **A diagnosis** (`orlop doctor`): `cli::commands::doctor` → [`doctor::examine`] reads cargo's
-//! configuration, goes the way of a request to the mirror, takes from `/status.json` what the server
-//! knows itself, looks at the store's machine if this is the one → findings, which `cli` prints.
+//! configuration, makes the requests of a client to the mirror, takes from `/status.json` what the
+//! server knows itself → findings, which `cli` prints.
 //!
-//! **A start**: `cli` → [`config`] → [`store::Store::open`] (lock, format, sled with a deadline; a
-//! sled that does not open is set aside and rebuilt from journal and value files) → [`git::Repo`]
-//! opens → `mirror::git_index` gives a lost index back → listen → ready line → the blobs are looked through in the background.
-//!
-//! **A start under systemd**: `config` takes sockets that were handed over → `cli::notify` asks for time
-//! while the store opens → ready lines, then `READY=1` → `cli::vitals` keeps the status text, and
-//! feeds the watchdog while reads of the store come back and every worker of `http::listen` beats →
-//! `STOPPING=1` with the time that the drain may take.
+//! **A start**: `cli::serve` → [`config`] → [`store::Store::open`] (lock, format, sled with a deadline; a
+//! sled that does not open is set aside and rebuilt from journal and blobs) → [`git::Repo`] opens →
+//! [`app::App::start`]: index files that sled lost come back from the git index, then the periodic work
+//! → listen → ready line → the blobs are looked through in the background. Under systemd sockets may
+//! be handed over, and `cli::vitals` keeps the status text and feeds the watchdog.
 //!
 //! **A reload** (`orlop reload`, SIGHUP): [`admin`] or the signal → `cli::reload` has [`config`] read the
-//! sources of the start again and judges all of it → the log's filter, the bases of [`http`], then
-//! [`mirror::Mirror::apply`]; stamps of ready answers change with it, so that none outlives it → what
-//! needs a restart is named. Requests under way keep what they began with.
+//! sources of the start again and checks all of it → the log's filter, the public URL of [`http`], then
+//! [`app::App::reload`]; version counters change with it, so that no answer of the response cache
+//! outlives it → what needs a restart is named.
 //!
-//! # Never
+//! # Invariants
 //!
-//! - `registry` and `policy` never do I/O and never read a clock.
-//! - `store`, `upstream` and `git` never know one another: `mirror` carries values between them.
-//! - Only `store` names sled, only it and `jobs::lines` zstd, only `jobs::archive` tar, only `upstream` reqwest, only `http` actix, only `metrics`
-//!   prometheus. Only `cli` prints. Only `config` reads the environment. Only `mirror::tasks`
-//!   reads the time of day for a decision.
-//! - A crate becomes visible through `Reservation::commit` only, an index entry through
-//!   `Store::publish` only.
-//! - An index line is served byte for byte or not at all.
-//! - A blob is known by its sha256, never by a name and a version.
+//! Each is held by a test.
+//!
+//! - `registry` and `policy` do no I/O and read no clock. `store`, `upstream` and `git` do not know one
+//!   another. `listen` imports nothing of orlop but `util`.
+//! - Only `store` names sled, only it and `jobs::lines` zstd, only `jobs::archive` tar, only `upstream`
+//!   reqwest, only `git` gix, only `http` and `listen` actix, only `metrics` prometheus. Only `cli`
+//!   prints. Only `config` reads the environment. Only [`util::clock`] reads the time of day for a
+//!   decision.
+//! - A crate becomes visible only through `Reservation::commit`, an index file only through
+//!   `Store::publish`. An index line is served byte for byte or not at all.
+//! - A blob is identified by its sha256, never by a name and a version. An I/O error is never a miss.
+//! - Fetches and jobs run on a runtime of their own, never on a worker of `http`; blocking calls run on
+//!   blocking threads. Every body, queue, retry, wait and cache has a bound.
 //!
 //! # Where to change what
 //!
 //! | change | file |
 //! |---|---|
-//! | a setting | the owner's `Options` (field and default), a row of `config/keys.rs` (documentation and reason); `packaging/orlop.toml` is generated |
-//! | a setting that changes while it runs | `RELOAD` in its row of `config/keys.rs`, `mirror/live.rs` or `cli/reload.rs` |
-//! | what keeps the watchdog fed | `cli/vitals.rs` |
+//! | a metric | `metrics/mod.rs` declares it; who counts it has an `Arc<Metrics>`; a gauge is read in `http/operations.rs` |
+//! | a setting | the module's `Options` (field and default), a row of `config/keys.rs` (documentation and reason); `packaging/orlop.toml` is generated |
+//! | a setting that changes while it runs | `RELOAD` in its row of `config/keys.rs`, and `reloaded` of its `Options` |
+//! | what is tried again, and when | `upstream/retry.rs` (the policy of clients and of jobs), `upstream/breaker.rs`; `jobs/retry.rs` is how a job waits |
+//! | how the registry is asked: headers, tokens, TLS roots, proxies | `upstream/client.rs` makes the client, `upstream/sparse.rs` and `upstream/download.rs` the requests, `upstream/secret.rs` is a secret |
+//! | where index files come from | an [`mirror::IndexSource`] (`mirror/source.rs`), chosen in `app.rs` |
+//! | where blobs are kept, another tier or codec of them | a `store::BlobStore`; who refers to a blob: `store::BlobOwner` |
+//! | bytes on disk | `store/codec.rs`, `store/journal.rs`, `store/published.rs`: a new version, a fixture, an upgrade test |
+//! | a kind of connection, such as TLS | an acceptor in `listen`, a row of `config/keys.rs`, `cli/serve.rs` |
+//! | who may read | `http/front.rs` is before every answer, also a warm one; the checks belong into a module of their own beside `http` |
 //! | an endpoint | `http/routes.rs`, a file beside it; one that views have takes an `http::view::InView` |
+//! | a view, or a rule of one | `policy/view.rs`; what a rule knows of the store: `mirror/views` |
+//! | another kind of registry or index, such as that of rustup | its client in `upstream`, its types in `registry`, serving it in `mirror`, its handlers in `http` |
+//! | when a commit of a git index is made, and its message | `git_index/pace.rs`, `git_index/message.rs` |
+//! | a job | a struct that implements [`jobs::Job`], a row of `jobs/table.rs`, a command in `cli/commands` |
+//! | which jobs exclude each other | `jobs/running.rs` |
+//! | the bundle format | `jobs/bundle/format.rs`: a new version, a fixture, an upgrade test |
 //! | the verdict and what needs attention | `status/health.rs` |
 //! | what the pages show, and how | `http/page/model.rs` and `gather.rs`; `static/templates`, `orlop.css`, `orlop.js`, `http/page/{render,charts,text}.rs` |
-//! | what an error looks like to cargo | `http/reply.rs`; to an admin: `cli/error.rs` |
-//! | when a commit of a git index is made, and its message | `mirror/git_index` |
-//! | bytes on disk | `store/codec.rs`, `store/journal.rs`, `store/published.rs`: a new version, a fixture, an upgrade test |
-//! | the bundle format | `mirror/bundle/format.rs`: a new version, a fixture, an upgrade test |
-//! | a view of the index, or a rule of one | `policy/view.rs`, then `mirror/views` and `mirror/git_index` |
-//! | what is tried again, and when | `upstream/retry.rs`, `upstream/breaker.rs` |
-//! | what a command asks for and reports | the room's request and report, `cli/commands` |
-//! | which jobs exclude each other | `mirror/jobs/registry.rs` |
+//! | what an error looks like to cargo | `http/reply.rs`; to an administrator: `cli/error.rs` |
+//! | what keeps the watchdog fed | `cli/vitals.rs` |
 //! | a check of `orlop doctor` | `doctor/`: one file a subject |
 //! | how progress looks | `cli/progress.rs` |
-//! | a metric | `metrics/mod.rs` |
 #![cfg_attr(
     not(test),
     warn(

@@ -35,7 +35,7 @@ use self::{
     cache::ReadyCache,
     front::FrontFactory,
 };
-use crate::{app::App as Parts, jobs::Services, mirror::Mirror, status::Status};
+use crate::{app, jobs::Services, mirror::Mirror, status::Status};
 
 /// Keeps the server library quiet in the log, in the words of a tracing filter. It reports its
 /// own starting and stopping as news, and each malformed request of a stranger as an error. A
@@ -157,7 +157,7 @@ impl Server {
         options: Options,
         listen: listen::Options,
         sockets: Vec<TcpListener>,
-        app: &Parts,
+        app: &app::App,
     ) -> Result<Server, listen::Error> {
         let state = State {
             mirror: app.mirror().clone(),

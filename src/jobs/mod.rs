@@ -18,7 +18,7 @@
 //! runner                                        from the request to the end of a job
 //! archive · lines · cancellable_io · outbox     formats and files
 //! records · running · services · options        what a job works with, and what is kept of it
-//! job · json · context · error                  the seam
+//! job · json · kind · context · error           the seam
 //! ```
 
 pub mod archive;
@@ -30,6 +30,7 @@ mod error;
 mod hold;
 mod job;
 mod json;
+mod kind;
 mod lines;
 mod options;
 mod outbox;
@@ -48,8 +49,9 @@ pub mod upkeep;
 pub use self::{
     context::{Caller, Event, Files, JobContext, Listener, Unit},
     error::{Failure, Fault, JobError},
-    job::{Job, JobKind, JobReport},
+    job::{Job, JobReport},
     json::{JobRequest, ReportJson},
+    kind::JobKind,
     options::{BundleOptions, Options, SyncOptions},
     outbox::Outbox,
     records::JobRecord,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{error::JobError, job::JobKind};
+use super::{error::JobError, kind::JobKind};
 use crate::{
     store::{self, Store, Table},
     util::json::to_json,

@@ -11,8 +11,9 @@ use futures_util::FutureExt as _;
 use super::{
     context::JobContext,
     error::{Fault, JobError},
-    job::{Job, JobKind, JobReport},
+    job::{Job, JobReport},
     json::ReportJson,
+    kind::JobKind,
     records::{JobRecord, keep, last_of},
     running::{Admitted, stopping},
     services::Services,

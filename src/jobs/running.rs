@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     context::{Event, JobContext},
     error::{Fault, JobError},
-    job::JobKind,
+    kind::JobKind,
 };
 use crate::util::{
     clock::Clock,

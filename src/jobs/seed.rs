@@ -26,7 +26,8 @@ use crate::{
     jobs::{
         Fault, JobContext, JobError, Services, Unit,
         cancellable_io::CancellableIo,
-        job::{Job, JobKind, JobReport},
+        job::{Job, JobReport},
+        kind::JobKind,
     },
     mirror::Error,
     registry::{Checksum, CrateName, IndexFile, Release},

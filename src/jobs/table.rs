@@ -72,7 +72,7 @@ impl Jobs {
     ) -> Result<ReportJson, JobError> {
         let entry = JOBS.iter().find(|entry| entry.name == request.command);
         let Some(entry) = entry else {
-            let what = format!("there is no job `{}`", request.command);
+            let what = "could not take the request: it is no job that this daemon knows";
             return Err(JobError::new(Fault::Usage, what));
         };
         (entry.run)(self.clone(), request, cx).await

@@ -42,7 +42,8 @@ use crate::{
     jobs::{
         Fault, Files, JobContext, JobError, Services, Unit,
         cancellable_io::CancellableIo,
-        job::{Job, JobKind, JobReport},
+        job::{Job, JobReport},
+        kind::JobKind,
     },
     registry::Checksum,
     store::Store,

@@ -28,9 +28,8 @@ mod tests;
 pub(super) use self::set_runs::set_run;
 pub use self::{
     failures::FailureRecord,
-    report::{SetInfo, SyncReport, SyncRequest},
+    report::{SetInfo, SetRun, SyncReport, SyncRequest},
     schedule::SavedSets,
-    set_runs::SetRun,
 };
 use self::{
     schedule::note_all_sets,
@@ -40,7 +39,8 @@ use self::{
 use super::{
     context::JobContext,
     error::{Fault, JobError},
-    job::{Job, JobKind, JobReport as _},
+    job::{Job, JobReport as _},
+    kind::JobKind,
     retry::JobRetry,
     saved_sets::save_set,
     select::{self, Basis, Selection},

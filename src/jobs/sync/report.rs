@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::set_runs::SetRun;
 use crate::jobs::{error::Failure, job::JobReport, select::Selection};
 
 /// What to fetch. An empty selection means all saved sets.
@@ -95,4 +94,18 @@ impl JobReport for SyncReport {
     fn has_problems(&self) -> bool {
         !self.failed.is_empty()
     }
+}
+
+/// How a saved set fared.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SetRun {
+    /// When it was last tried, in seconds since 1970.
+    pub at: u64,
+    /// When all of it was last there.
+    pub ok_at: Option<u64>,
+    /// How much of it failed the last time that a sync came to its end.
+    pub failures: u64,
+    /// Why the last sync came to no end.
+    pub error: Option<String>,
 }

@@ -5,9 +5,7 @@
 
 use std::collections::HashSet;
 
-use serde::{Deserialize, Serialize};
-
-use super::report::SyncReport;
+use super::report::{SetRun, SyncReport};
 use crate::{
     jobs::{
         context::JobContext,
@@ -23,20 +21,6 @@ use crate::{
 
 /// What the keys begin with.
 const PREFIX: &str = "set/";
-
-/// How a saved set fared.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct SetRun {
-    /// When it was last tried, in seconds since 1970.
-    pub at: u64,
-    /// When all of it was last there.
-    pub ok_at: Option<u64>,
-    /// How much of it failed the last time that a sync came to its end.
-    pub failures: u64,
-    /// Why the last sync came to no end.
-    pub error: Option<String>,
-}
 
 fn key(name: &str) -> String {
     format!("{PREFIX}{name}")

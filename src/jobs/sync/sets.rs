@@ -2,8 +2,8 @@
 
 use super::{
     failures::Failures,
-    report::{SetInfo, SyncReport, SyncRequest},
-    set_runs::{SetRun, forget_set_run, set_run, wants_of},
+    report::{SetInfo, SetRun, SyncReport, SyncRequest},
+    set_runs::{forget_set_run, set_run, wants_of},
 };
 use crate::jobs::{
     context::JobContext,

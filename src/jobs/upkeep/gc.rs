@@ -14,7 +14,8 @@ use super::{pins::Pinned, verify::prefix_of};
 use crate::{
     jobs::{
         Fault, JobContext, JobError, Services, Unit,
-        job::{Job, JobKind, JobReport},
+        job::{Job, JobReport},
+        kind::JobKind,
         saved_sets::set_names,
         select::{Selection, choose},
         upkeep::pins::pinned,

@@ -12,7 +12,8 @@ use crate::{
     jobs::{
         JobContext, JobError, Services,
         hold::hold_all,
-        job::{Job, JobKind, JobReport},
+        job::{Job, JobReport},
+        kind::JobKind,
         upkeep::target::Target,
     },
     registry::{CrateName, Release},

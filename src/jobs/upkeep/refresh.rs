@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     jobs::{
         JobContext, JobError, Services, Unit,
-        job::{Job, JobKind, JobReport},
+        job::{Job, JobReport},
+        kind::JobKind,
         upkeep::target::offline,
     },
     mirror::Asked,

@@ -11,7 +11,8 @@ use crate::{
     jobs::{
         Fault, JobError, JobRecord, RunningJob, Services,
         context::JobContext,
-        job::{Job, JobKind, JobReport},
+        job::{Job, JobReport},
+        kind::JobKind,
         saved_sets::{saved_set, set_names},
         sync::{SetRun, set_run},
     },

@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     jobs::{
         JobContext, JobError, Services, Unit,
-        job::{Job, JobKind, JobReport},
+        job::{Job, JobReport},
+        kind::JobKind,
         records::last_of,
     },
     metrics::{Finding, Verified},

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     jobs::{
         JobContext, JobError,
-        job::{Job, JobKind, JobReport},
+        job::{Job, JobReport},
+        kind::JobKind,
         saved_sets::set_names,
         select::{Selection, choose},
         services::Services,

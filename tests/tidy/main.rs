@@ -1,7 +1,9 @@
-//! Holds the order of the house: floors, never-sentences, and what no file may say.
+//! Holds the structure of the code: layers, cycles, invariants, and what no file may say.
 //!
-//! It reads the sources as text, which is enough for imports and names. A rule that must be bent
-//! is bent here, in the table, with a reason.
+//! Imports are parsed ([`imports`]); the rest is read as text. A rule that must be bent is bent here,
+//! in the table, with a reason.
+
+mod imports;
 
 use std::{
     collections::BTreeSet,
@@ -10,42 +12,47 @@ use std::{
     process::Command,
 };
 
-/// Rooms by floor: an import may only go to a lower floor. Rooms of one floor do not know one
-/// another.
-const FLOORS: &[(&str, u8)] = &[
-    ("main", 9),
-    ("cli", 8),
-    ("doctor", 7),
-    ("config", 6),
-    ("http", 5),
-    ("admin", 5),
-    ("status", 4),
-    ("mirror", 3),
-    ("store", 2),
-    ("upstream", 2),
-    ("git", 2),
-    ("policy", 2),
-    ("registry", 1),
-    ("metrics", 1),
-    ("util", 0),
+use self::imports::Imports;
+
+/// The modules of the crate in layers, the highest first: an import may only go to a lower layer.
+/// Modules of one layer do not import one another.
+const LAYERS: &[&[&str]] = &[
+    &["main"],
+    &["cli"],
+    &["doctor"],
+    &["config"],
+    &["http", "admin"],
+    &["app"],
+    &["status"],
+    &["jobs"],
+    &["git_index"],
+    &["mirror"],
+    &["store", "upstream", "git", "policy"],
+    &["listen"],
+    &["registry", "metrics"],
+    &["util"],
 ];
 
+/// The files of a module in layers, the highest first; a name stands for a file or a folder. What is
+/// not listed is free of an order but for that there is no cycle.
+const INNER_LAYERS: &[(&str, &[&[&str]])] = &[];
+
 /// Code that stands only where it belongs: what it is, how it looks, and the paths that may have it.
-const NEVERS: &[(&str, &[&str], &[&str])] = &[
+const INVARIANTS: &[(&str, &[&str], &[&str])] = &[
     (
         "only store names sled",
         &["sled::", "use sled"],
         &["store/"],
     ),
     (
-        "only store/codec and mirror/lines name zstd",
+        "only store/codec and jobs/lines name zstd",
         &["zstd::", "use zstd"],
-        &["store/codec", "mirror/lines"],
+        &["store/codec", "jobs/lines"],
     ),
     (
-        "only mirror/archive names tar",
+        "only jobs/archive names tar",
         &["tar::", "use tar"],
-        &["mirror/archive"],
+        &["jobs/archive"],
     ),
     (
         "only upstream names reqwest",
@@ -53,7 +60,7 @@ const NEVERS: &[(&str, &[&str], &[&str])] = &[
         &["upstream/"],
     ),
     (
-        "only http names actix",
+        "only http and listen name actix",
         &[
             "actix_web",
             "actix_http",
@@ -62,7 +69,7 @@ const NEVERS: &[(&str, &[&str], &[&str])] = &[
             "actix_rt",
             "actix_codec",
         ],
-        &["http/"],
+        &["http/", "listen/"],
     ),
     ("only http names askama", &["askama"], &["http/"]),
     (
@@ -88,13 +95,13 @@ const NEVERS: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         // A `Date` that is told decides nothing.
-        "only mirror/tasks reads wall time, and the listener for its `Date`",
+        "only util/clock reads the time of day, and the listener for its `Date`",
         &["SystemTime::now", "UNIX_EPOCH.elapsed"],
-        &["mirror/tasks.rs", "http/listen/"],
+        &["util/clock.rs", "http/listen/", "listen/"],
     ),
 ];
 
-/// Rooms of pure words and rules: no input, no output, no clock.
+/// Modules of pure types and rules: no input, no output, no clock.
 const PURE: &[&str] = &["registry", "policy"];
 
 const IMPURE: &[&str] = &[
@@ -117,8 +124,8 @@ struct Source {
 }
 
 impl Source {
-    /// The room, which is the first part of the path.
-    fn room(&self) -> &str {
+    /// The module, which is the first part of the path.
+    fn module(&self) -> &str {
         let first = self.path.split('/').next().unwrap_or_default();
         first.strip_suffix(".rs").unwrap_or(first)
     }
@@ -138,109 +145,47 @@ impl Source {
         self.code()
             .take_while(move |(_, line)| !all_tests && *line != "mod tests {")
     }
+}
 
-    /// Rooms that this file imports, with the line.
-    fn imports(&self) -> Vec<(usize, String)> {
-        let mut found = Vec::new();
-        let lines: Vec<(usize, &str)> = self.code().collect();
-        for (index, &(number, line)) in lines.iter().enumerate() {
-            for start in self.roots() {
-                for (at, _) in line.match_indices(start.as_str()) {
-                    if preceded_by_word(line, at) {
-                        continue;
-                    }
-                    let mut rest = line[at + start.len()..].to_owned();
-                    for (_, more) in lines.iter().skip(index + 1).take(40) {
-                        if !rest.starts_with('{') || depth(&rest) == 0 {
-                            break;
-                        }
-                        rest.push_str(more.trim());
-                    }
-                    found.extend(heads(&rest).into_iter().map(|head| (number, head)));
-                }
-            }
+/// The layer of a module; a higher one is a smaller number.
+fn layer(layers: &[&[&str]], name: &str) -> Option<usize> {
+    layers.iter().position(|layer| layer.contains(&name))
+}
+
+/// The first part of a path below `src`, without `.rs`.
+fn first_part(path: &str) -> &str {
+    let first = path.split('/').next().unwrap_or_default();
+    first.strip_suffix(".rs").unwrap_or(first)
+}
+
+/// Uses that go up or sideways, from module to module and inside of a module.
+fn climbs(imports: &Imports) -> Vec<String> {
+    let climbs = imports.edges().filter(|edge| {
+        let (from, to) = (first_part(edge.from), first_part(edge.to));
+        if from != to {
+            let (from, to) = (layer(LAYERS, from), layer(LAYERS, to));
+            return from.zip(to).is_some_and(|(from, to)| to <= from);
         }
-        found
-    }
-
-    /// How this file may write the root of the crate.
-    fn roots(&self) -> Vec<String> {
-        let mut depth = self.path.matches('/').count();
-        if !self.path.ends_with("/mod.rs") {
-            depth += 1;
-        }
-        vec![
-            "crate::".to_owned(),
-            "orlop::".to_owned(),
-            "super::".repeat(depth),
-        ]
-    }
+        let inner = INNER_LAYERS.iter().find(|(module, _)| *module == from);
+        let Some((module, layers)) = inner else {
+            return false;
+        };
+        let part = |path: &str| {
+            let rest = path.strip_prefix(module)?.strip_prefix('/')?;
+            layer(layers, first_part(rest))
+        };
+        let second = |path: &str| path.split('/').nth(1).map(str::to_owned);
+        second(edge.from) != second(edge.to)
+            && part(edge.from)
+                .zip(part(edge.to))
+                .is_some_and(|(from, to)| to <= from)
+    });
+    climbs.map(|edge| edge.to_string()).collect()
 }
 
-fn preceded_by_word(line: &str, at: usize) -> bool {
-    line[..at]
-        .chars()
-        .next_back()
-        .is_some_and(|letter| letter.is_alphanumeric() || letter == '_' || letter == ':')
-}
-
-/// Braces that are open at the end.
-fn depth(text: &str) -> usize {
-    text.matches('{')
-        .count()
-        .saturating_sub(text.matches('}').count())
-}
-
-/// The first words of a path or of each path in a group: `{a::B, c}` has `a` and `c`.
-fn heads(rest: &str) -> Vec<String> {
-    let word = |text: &str| -> String {
-        text.trim_start()
-            .chars()
-            .take_while(|letter| letter.is_alphanumeric() || *letter == '_')
-            .collect()
-    };
-    let Some(group) = rest.strip_prefix('{') else {
-        return vec![word(rest)];
-    };
-    let mut heads = vec![word(group)];
-    let mut depth = 0;
-    for (at, letter) in group.char_indices() {
-        match letter {
-            '{' => depth += 1,
-            '}' if depth == 0 => break,
-            '}' => depth -= 1,
-            ',' if depth == 0 => heads.push(word(&group[at + 1..])),
-            _ => {}
-        }
-    }
-    heads.retain(|head| !head.is_empty());
-    heads
-}
-
-fn floor(room: &str) -> Option<u8> {
-    FLOORS
-        .iter()
-        .find(|(name, _)| *name == room)
-        .map(|(_, floor)| *floor)
-}
-
-/// The imports of a file that go up or sideways.
-fn climbs(source: &Source) -> Vec<String> {
-    let Some(mine) = floor(source.room()) else {
-        return Vec::new();
-    };
-    source
-        .imports()
-        .into_iter()
-        .filter(|(_, to)| to != source.room())
-        .filter(|(_, to)| floor(to).is_some_and(|theirs| theirs >= mine))
-        .map(|(line, to)| format!("src/{}:{line} imports {to}", source.path))
-        .collect()
-}
-
-fn broken_nevers(source: &Source) -> Vec<String> {
+fn broken_invariants(source: &Source) -> Vec<String> {
     let mut broken = Vec::new();
-    for (sentence, looks, homes) in NEVERS {
+    for (sentence, looks, homes) in INVARIANTS {
         if homes.iter().any(|home| source.path.starts_with(home)) {
             continue;
         }
@@ -351,31 +296,45 @@ fn check_none(what: &str, found: &[String]) {
 
 #[test]
 fn imports_only_go_down() {
-    let climbs: Vec<String> = sources().iter().flat_map(climbs).collect();
+    let climbs = climbs(&Imports::of(&sources(), true));
     check_none("imports that go up or sideways", &climbs);
 }
 
 #[test]
-fn every_room_has_a_floor() {
-    let rooms: BTreeSet<String> = sources()
+fn no_files_import_one_another_in_a_circle() {
+    let imports = Imports::of(&sources(), false);
+    let mut found = Vec::new();
+    for cycle in imports.cycles() {
+        found.push(format!("a cycle of {} files", cycle.len()));
+        let inside = imports
+            .edges()
+            .filter(|edge| cycle.contains(edge.from) && cycle.contains(edge.to));
+        found.extend(inside.map(|edge| format!("  {edge}")));
+    }
+    check_none("cycles of imports", &found);
+}
+
+#[test]
+fn every_module_has_a_layer() {
+    let modules: BTreeSet<String> = sources()
         .iter()
-        .map(|source| source.room().to_owned())
-        .filter(|room| room != "lib" && floor(room).is_none())
+        .map(|source| source.module().to_owned())
+        .filter(|module| module != "lib" && layer(LAYERS, module).is_none())
         .collect();
-    assert!(rooms.is_empty(), "rooms without a floor: {rooms:?}");
+    assert!(modules.is_empty(), "modules without a layer: {modules:?}");
 }
 
 #[test]
-fn the_never_sentences_are_true() {
-    let broken: Vec<String> = sources().iter().flat_map(broken_nevers).collect();
-    check_none("never-sentences that are not true", &broken);
+fn the_invariants_are_true() {
+    let broken: Vec<String> = sources().iter().flat_map(broken_invariants).collect();
+    check_none("invariants that are not true", &broken);
 }
 
 #[test]
-fn rooms_of_pure_words_stay_pure() {
+fn pure_modules_stay_pure() {
     let mut impure = Vec::new();
     for source in sources() {
-        if PURE.contains(&source.room()) {
+        if PURE.contains(&source.module()) {
             for (number, line) in source.product() {
                 if let Some(word) = IMPURE.iter().find(|word| line.contains(**word)) {
                     impure.push(format!("src/{}:{number}: {word}", source.path));
@@ -383,7 +342,7 @@ fn rooms_of_pure_words_stay_pure() {
             }
         }
     }
-    check_none("input, output or time in a pure room", &impure);
+    check_none("input, output or time in a pure module", &impure);
 }
 
 #[test]
@@ -435,7 +394,7 @@ fn no_file_names_a_path_of_this_machine() {
 
 /// The checks checked: each finds what it is there to find.
 mod finds {
-    use super::{Source, broken_nevers, climbs};
+    use super::{Imports, Source, broken_invariants, climbs};
 
     fn source(path: &str, text: &str) -> Source {
         Source {
@@ -446,81 +405,73 @@ mod finds {
 
     #[track_caller]
     fn check_climbs(path: &str, text: &str, expected: &[&str]) {
-        let found = climbs(&source(path, text));
-        let rooms: Vec<&str> = found
-            .iter()
-            .filter_map(|climb| climb.rsplit(' ').next())
-            .collect();
-        assert_eq!(rooms, expected, "{path}: {text}");
+        let others = ["http", "metrics", "mirror", "registry", "upstream"];
+        let others = others.map(|module| source(&format!("{module}/mod.rs"), "pub struct It;"));
+        let mut sources = vec![source(path, text)];
+        sources.extend(others);
+        let found = climbs(&Imports::of(&sources, true));
+        let to = |climb: &String| climb.rsplit("src/").next().map(str::to_owned);
+        let found: Vec<String> = found.iter().filter_map(to).collect();
+        assert_eq!(found, expected, "{path}: {text}");
     }
 
     #[test]
     fn an_import_that_climbs() {
         check_climbs(
-            "store/mod.rs",
-            "use crate::upstream::Sparse;",
-            &["upstream"],
-        );
-        check_climbs("store/keys.rs", "use super::super::http::Reply;", &["http"]);
-        check_climbs(
-            "store/mod.rs",
-            "use super::{mirror, registry::Name};",
-            &["mirror"],
+            "store/a.rs",
+            "use crate::upstream::It;",
+            &["upstream/mod.rs"],
         );
         check_climbs(
-            "registry/name.rs",
-            "use crate::{\n    store::{Store, Options},\n    metrics,\n};",
-            &["store", "metrics"],
+            "store/a.rs",
+            "use super::super::http::It;",
+            &["http/mod.rs"],
         );
-        check_climbs("http/reply.rs", "    let x = crate::cli::run();", &["cli"]);
         check_climbs(
-            "mirror/a/b.rs",
-            "use super::super::super::config::X;",
-            &["config"],
+            "registry/a.rs",
+            "use crate::{mirror::{It, Other}, metrics::It as That};",
+            &["metrics/mod.rs", "mirror/mod.rs"],
+        );
+        check_climbs(
+            "store/a.rs",
+            "fn f() { crate::http::It::new() }",
+            &["http/mod.rs"],
+        );
+        check_climbs(
+            "store/a.rs",
+            "mod tests { use super::super::super::http::It; }",
+            &["http/mod.rs"],
         );
     }
 
     #[test]
     fn not_an_import_that_goes_down() {
-        check_climbs("main.rs", "use orlop::{cli, config};", &[]);
-        check_climbs(
-            "http/reply.rs",
-            "use crate::{mirror::Error, registry};",
-            &[],
-        );
-        check_climbs(
-            "store/keys.rs",
-            "use super::catalogue;\n// crate::http\n",
-            &[],
-        );
-        check_climbs("store/keys.rs", "use crate::store::catalogue;", &[]);
-        check_climbs(
-            "http/mod.rs",
-            "mod tests { use super::config; }",
-            &["config"],
-        );
+        check_climbs("main.rs", "use orlop::{http::It, mirror::It as That};", &[]);
+        check_climbs("http/a.rs", "use crate::{mirror::It, registry};", &[]);
+        check_climbs("store/a.rs", "// use crate::http::It", &[]);
+        check_climbs("store/a.rs", "use crate::registry::It;", &[]);
     }
 
     #[track_caller]
-    fn check_never(path: &str, text: &str, broken: bool) {
-        let found = broken_nevers(&source(path, text));
+    fn check_invariant(path: &str, text: &str, broken: bool) {
+        let found = broken_invariants(&source(path, text));
         assert_eq!(!found.is_empty(), broken, "{path}: {text}: {found:?}");
     }
 
     #[test]
-    fn a_never_that_is_broken() {
-        check_never("store/mod.rs", "let db: sled::Db;", false);
-        check_never("mirror/fetch.rs", "let db: sled::Db;", true);
-        check_never("store/keys.rs", "zstd::encode_all(x, 3)", true);
-        check_never("store/codec/mod.rs", "zstd::encode_all(x, 3)", false);
-        check_never("mirror/fetch.rs", "let now = SystemTime::now();", true);
-        check_never("mirror/tasks.rs", "let now = SystemTime::now();", false);
-        check_never("http/mod.rs", "println!(\"x\");", true);
-        check_never("cli/mod.rs", "println!(\"x\");", false);
-        check_never("cli/mod.rs", "std::env::var(\"X\")", true);
-        check_never("config/environment.rs", "std::env::var_os(\"X\")", false);
-        check_never("http/mod.rs", "// println!(\"x\")", false);
-        check_never(
+    fn an_invariant_that_is_broken() {
+        check_invariant("store/mod.rs", "let db: sled::Db;", false);
+        check_invariant("mirror/fetch.rs", "let db: sled::Db;", true);
+        check_invariant("store/keys.rs", "zstd::encode_all(x, 3)", true);
+        check_invariant("store/codec/mod.rs", "zstd::encode_all(x, 3)", false);
+        check_invariant("mirror/fetch.rs", "let now = SystemTime::now();", true);
+        check_invariant("util/clock.rs", "let now = SystemTime::now();", false);
+        check_invariant("http/mod.rs", "println!(\"x\");", true);
+        check_invariant("cli/mod.rs", "println!(\"x\");", false);
+        check_invariant("cli/mod.rs", "std::env::var(\"X\")", true);
+        check_invariant("config/environment.rs", "std::env::var_os(\"X\")", false);
+        check_invariant("http/mod.rs", "// println!(\"x\")", false);
+        check_invariant(
             "http/mod.rs",
             "let x = 1;\n#[cfg(test)]\nmod tests {\n    println!();\n}",
             false,
