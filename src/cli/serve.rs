@@ -132,14 +132,8 @@ fn admin(config: &Config) -> Result<Option<admin::Server>, Error> {
     }
 }
 
-fn answer(
-    start: Start,
-    runtime: &Runtime,
-    mut signals: Signals,
-    app: &App,
-    admin: Option<admin::Server>,
-    more_time: MoreTime,
-) -> Result<(), Error> {
+/// Opens the sockets, and makes what a reload of the server works on.
+fn bind(start: Start, app: &App) -> Result<(Server, Arc<Running>), Error> {
     let config = start.loaded.config.clone();
     let watchdog = start.manager.watchdog.filter(|_| start.notify.is_wanted());
     let listen = listen::Options {
@@ -156,21 +150,32 @@ fn answer(
             "listens on the sockets that the service manager handed over; `listen.addresses` is not looked at"
         );
     }
-    let notify = start.notify;
-    let vitals = Vitals::new(app, server.live(), notify.clone(), watchdog);
-    let vitals = Arc::new(vitals);
-    let running = Arc::new(Running {
+    let running = Running {
         sources: start.sources,
         now: Mutex::new(start.loaded.clone()),
         started: start.loaded,
         log: start.log,
         reached: Mutex::new(admin::Reached {
-            addresses: addresses.clone(),
+            addresses,
             base: config.public_base(),
         }),
-        vitals: Arc::clone(&vitals),
+        vitals: Arc::new(Vitals::new(app, server.live(), start.notify, watchdog)),
         is_stopping: AtomicBool::new(false),
-    });
+    };
+    Ok((server, Arc::new(running)))
+}
+
+fn answer(
+    start: Start,
+    runtime: &Runtime,
+    mut signals: Signals,
+    app: &App,
+    admin: Option<admin::Server>,
+    more_time: MoreTime,
+) -> Result<(), Error> {
+    let (config, notify) = (start.loaded.config.clone(), start.notify.clone());
+    let (server, running) = bind(start, app)?;
+    let (addresses, vitals) = (server.addresses(), Arc::clone(&running.vitals));
     runtime.block_on(async {
         app.set_public_base(config.git_base(&addresses).as_deref());
         let (serving, stop) = server.run();

@@ -207,7 +207,10 @@ fn an_older_sled_gets_what_it_lacks_from_the_repository() {
     for name in &names {
         assert_eq!(orlop.index(name).status, 200);
     }
-    until_generation(&orlop, 2.0);
+    until("all names are in commits", || {
+        let waiting = orlop.metric("orlop_generation_staged_names", &[]);
+        waiting.eq(&0.0) && orlop.metric("orlop_generation", &[]) >= 2.0
+    });
     let setup = orlop.kill9();
     let before = head(&setup.data());
     fs::remove_dir_all(&sled).expect("removed");

@@ -154,7 +154,9 @@ impl Seen {
                 _ => return,
             }
         }
-        let is_rooted = path.first().is_some_and(|it| it == "crate" || it == "super");
+        let is_rooted = path
+            .first()
+            .is_some_and(|it| it == "crate" || it == "super");
         if !is_rooted && !self.inline.is_empty() {
             path.insert(0, "self".to_owned());
         }

@@ -61,8 +61,33 @@ fn print(report: &StatsReport, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-fn lines(report: &StatsReport) -> Vec<(&'static str, String)> {
-    let mut lines = vec![
+/// A line of the report: what it is about, and what there is to say.
+type StatsLine = (&'static str, String);
+
+fn lines(report: &StatsReport) -> Vec<StatsLine> {
+    let mut lines = store_lines(report);
+    lines.extend(git_lines(report));
+    for set in &report.sets {
+        let (saved, run) = (time(set.saved), set_run(&set.run));
+        lines.push(("set", format!("{}, saved {saved}, {run}", set.name)));
+    }
+    lines.push(("pins", report.pins.to_string()));
+    lines.extend(job_lines(report));
+    if let Some(verified) = &report.verified {
+        let (files, at) = (plural(verified.problems, "bad file"), time(verified.at));
+        let next = if verified.problems > 0 {
+            "; `orlop verify --repair` fetches them again"
+        } else {
+            ""
+        };
+        lines.push(("verified", format!("{at}: {files}{next}")));
+    }
+    lines.push(("failures", report.failures.to_string()));
+    lines
+}
+
+fn store_lines(report: &StatsReport) -> Vec<StatsLine> {
+    vec![
         (
             "orlop",
             format!(
@@ -94,7 +119,11 @@ fn lines(report: &StatsReport) -> Vec<(&'static str, String)> {
         ("upstream", report.upstream.clone()),
         ("  index", host(&report.index)),
         ("  downloads", host(&report.downloads)),
-    ];
+    ]
+}
+
+fn git_lines(report: &StatsReport) -> Vec<StatsLine> {
+    let mut lines = Vec::new();
     if let Some(follow) = &report.follow {
         let at = follow.at.map_or_else(|| "never".to_owned(), time);
         let commit = follow.commit.as_deref().unwrap_or("no commit yet");
@@ -117,11 +146,11 @@ fn lines(report: &StatsReport) -> Vec<(&'static str, String)> {
             lines.push(("", format!("the last generation failed: {why}")));
         }
     }
-    for set in &report.sets {
-        let (saved, run) = (time(set.saved), set_run(&set.run));
-        lines.push(("set", format!("{}, saved {saved}, {run}", set.name)));
-    }
-    lines.push(("pins", report.pins.to_string()));
+    lines
+}
+
+fn job_lines(report: &StatsReport) -> Vec<StatsLine> {
+    let mut lines = Vec::new();
     for job in &report.running {
         let total = job.total.map(|total| format!(" of {total}"));
         lines.push((
@@ -149,16 +178,6 @@ fn lines(report: &StatsReport) -> Vec<(&'static str, String)> {
         let ended = format!("{word} {at}{}", well.unwrap_or_default());
         lines.push(("last", format!("{} {ended}", job.kind)));
     }
-    if let Some(verified) = &report.verified {
-        let (files, at) = (plural(verified.problems, "bad file"), time(verified.at));
-        let next = if verified.problems > 0 {
-            "; `orlop verify --repair` fetches them again"
-        } else {
-            ""
-        };
-        lines.push(("verified", format!("{at}: {files}{next}")));
-    }
-    lines.push(("failures", report.failures.to_string()));
     lines
 }
 

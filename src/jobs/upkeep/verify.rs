@@ -222,7 +222,8 @@ impl Job for VerifyRequest {
         let mut report = services.blocking(look).await??;
         cx.check_cancelled()?;
         if request.repair {
-            repair(services, &mut report, &cx).await?;
+            set_bad_aside(services, &mut report).await?;
+            fetch_again(services, &mut report, &cx).await?;
         }
         count_findings(services, &report);
         Ok(report)
@@ -413,11 +414,8 @@ fn check_entries(
     Ok(())
 }
 
-async fn repair(
-    services: &Services,
-    report: &mut VerifyReport,
-    cx: &JobContext,
-) -> Result<(), JobError> {
+/// Sets damaged files aside, so that they are fetched again.
+async fn set_bad_aside(services: &Services, report: &mut VerifyReport) -> Result<(), JobError> {
     let mut removals = Vec::new();
     for finding in &report.findings {
         let is_there = matches!(finding.kind, BadKind::Damaged | BadKind::Unreadable);
@@ -443,6 +441,15 @@ async fn repair(
     let kept = removed.iter().zip(is_kept);
     let kept = kept.filter(|(freed, is_kept)| freed.is_some() && *is_kept);
     report.set_aside = u64::try_from(kept.count()).unwrap_or(u64::MAX);
+    Ok(())
+}
+
+/// Fetches again what is bad or missing.
+async fn fetch_again(
+    services: &Services,
+    report: &mut VerifyReport,
+    cx: &JobContext,
+) -> Result<(), JobError> {
     if !services.mirror.asks_upstream() {
         cx.note("nothing is fetched again: this mirror never asks upstream");
         return Ok(());
