@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::error::JobError;
+use super::error::{Fault, JobError};
 
 /// What a number of progress counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,6 +171,21 @@ impl JobContext {
     /// The files that came with the request, once.
     pub fn take_files(&self) -> Files {
         std::mem::take(&mut *self.files.lock())
+    }
+
+    /// The one file that came with the request.
+    ///
+    /// # Errors
+    /// Where none or more came.
+    pub fn take_only_file(&self) -> Result<OwnedFd, JobError> {
+        let mut files = self.take_files().into_iter();
+        match (files.next(), files.next()) {
+            (Some(file), None) => Ok(file),
+            _ => Err(JobError::new(
+                Fault::Usage,
+                "this request comes with exactly one file",
+            )),
+        }
     }
 
     /// What asks the job to end.

@@ -10,15 +10,18 @@
 //! reports and errors are plain data in JSON. Files that a person names never cross the socket by
 //! name: the command opens them, and the job gets descriptors ([`JobContext::take_files`]).
 //!
+//! The files in layers, the highest first:
+//!
 //! ```text
 //! table                                         all jobs, by name
-//! sync · upkeep · bundle · backup · seed        the jobs
+//! upkeep                                        stats, who, pin, refresh, verify, gc
+//! sync · bundle · seed · backup                 the large jobs
 //! select                                        what a selection of crates stands for
-//! hold · retry · saved_sets                     what several jobs need
-//! runner                                        from the request to the end of a job
-//! archive · lines · cancellable_io · outbox     formats and files
-//! records · running · services · options        what a job works with, and what is kept of it
-//! job · json · kind · context · error           the seam
+//! runner · hold · retry · saved_sets            what several jobs need
+//! json · job · services                         the seam: a job, and what it works with
+//! running · outbox · cancellable_io             which jobs run; events and files on their way
+//! context · records                             what a job runs with; what is kept of the last one
+//! archive · lines · options · selection · kind · error      formats, settings and plain types
 //! ```
 
 pub mod archive;
@@ -41,6 +44,7 @@ mod running;
 pub mod saved_sets;
 pub mod seed;
 pub mod select;
+mod selection;
 mod services;
 pub mod sync;
 mod table;

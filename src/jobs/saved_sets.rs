@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     error::{Fault, JobError},
-    select::Selection,
+    selection::Selection,
     services::Services,
 };
 use crate::{store::Table, util::format::seconds};

@@ -21,7 +21,7 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{archive::Reader, backup::one_file};
+use super::archive::Reader;
 use crate::{
     jobs::{
         Fault, JobContext, JobError, Services, Unit,
@@ -188,8 +188,7 @@ impl Job for SeedRequest {
     }
 
     async fn run(self, cx: JobContext, services: Services) -> Result<SeedReport, JobError> {
-        let files = cx.take_files();
-        let pipe = File::from(one_file(files)?);
+        let pipe = File::from(cx.take_only_file()?);
         task::blocking(move || {
             let seeding = Seeding {
                 services: &services,

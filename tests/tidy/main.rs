@@ -35,7 +35,66 @@ const LAYERS: &[&[&str]] = &[
 
 /// The files of a module in layers, the highest first; a name stands for a file or a folder. What is
 /// not listed is free of an order but for that there is no cycle.
-const INNER_LAYERS: &[(&str, &[&[&str]])] = &[];
+const INNER_LAYERS: &[(&str, &[&[&str]])] = &[
+    (
+        "config",
+        &[
+            &["mod"],
+            &["environment", "file", "reload", "sample"],
+            &["keys"],
+            &["check", "value"],
+            &["error", "service", "suggest"],
+        ],
+    ),
+    (
+        "jobs",
+        &[
+            &["table"],
+            &["upkeep"],
+            &["backup", "bundle", "seed", "sync"],
+            &["select"],
+            &["hold", "retry", "runner", "saved_sets"],
+            &["json"],
+            &["job"],
+            &["services"],
+            &["cancellable_io", "outbox", "running"],
+            &["context", "records"],
+            &["archive", "error", "kind", "lines", "options", "selection"],
+        ],
+    ),
+    (
+        "git_index",
+        &[
+            &["mod"],
+            &["publish"],
+            &["compare"],
+            &["follow", "message", "pace", "recover"],
+        ],
+    ),
+    (
+        "mirror",
+        &[
+            &["mod"],
+            &["fetch"],
+            &["index"],
+            &["source", "views"],
+            &["error", "options", "pace", "stale", "uses"],
+        ],
+    ),
+    (
+        "upstream",
+        &[
+            &["git", "mod"],
+            &["download"],
+            &["gate"],
+            &["breaker", "probe", "sparse"],
+            &["client", "retry"],
+            &["error"],
+            &["resolve"],
+            &["secret"],
+        ],
+    ),
+];
 
 /// Code that stands only where it belongs: what it is, how it looks, and the paths that may have it.
 const INVARIANTS: &[(&str, &[&str], &[&str])] = &[

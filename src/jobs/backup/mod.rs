@@ -28,7 +28,6 @@ use std::{
     fs::{self, File},
     io::{self, BufWriter, Read, Write},
     ops::ControlFlow,
-    os::fd::OwnedFd,
     path::PathBuf,
     sync::atomic::AtomicBool,
 };
@@ -40,7 +39,7 @@ use crate::{
     git::Repo,
     git_index::GitIndex,
     jobs::{
-        Fault, Files, JobContext, JobError, Services, Unit,
+        Fault, JobContext, JobError, Services, Unit,
         cancellable_io::CancellableIo,
         job::{Job, JobReport},
         kind::JobKind,
@@ -123,8 +122,7 @@ impl Job for BackupRequest {
     }
 
     async fn run(self, cx: JobContext, services: Services) -> Result<BackupReport, JobError> {
-        let files = cx.take_files();
-        let pipe = one_file(files)?;
+        let pipe = cx.take_only_file()?;
         let options = services.options.get();
         let repo = services.git_index.root().and_then(GitIndex::repo);
         let backup = Backup {
@@ -145,18 +143,6 @@ impl Job for BackupRequest {
             })
         })
         .await?
-    }
-}
-
-/// The one file that a request comes with.
-pub(super) fn one_file(files: Files) -> Result<OwnedFd, JobError> {
-    let mut files = files.into_iter();
-    match (files.next(), files.next()) {
-        (Some(file), None) => Ok(file),
-        _ => Err(JobError::new(
-            Fault::Usage,
-            "this request comes with exactly one file",
-        )),
     }
 }
 

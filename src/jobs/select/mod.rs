@@ -4,7 +4,6 @@
 mod chooser;
 mod chosen;
 mod part;
-mod selection;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -12,15 +11,13 @@ pub(super) mod world;
 
 use std::sync::Arc;
 
+pub use self::chosen::Chosen;
 pub(super) use self::chosen::{Basis, Everything, NOT_HELD};
 use self::{
     chooser::Chooser,
     part::{Root, parts},
 };
-pub use self::{
-    chosen::Chosen,
-    selection::{NamedText, Selection},
-};
+pub use super::selection::{NamedText, Selection};
 use super::{context::JobContext, error::JobError, retry::JobRetry, services::Services};
 
 /// Says what is wrong with a selection before anything is asked for.
