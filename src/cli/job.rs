@@ -26,7 +26,7 @@ use crate::{
     config::{Config, Loaded, LogConfig, Origin},
     jobs::{
         Caller, ENDED, Event, Fault, Files, Job, JobError, JobKind, JobReport as _, JobRequest,
-        Jobs, Outbox, ReportJson,
+        Jobs, Outbox, PrintedReport, ReportJson,
     },
     store,
     util::format,
@@ -115,8 +115,8 @@ pub(super) fn run_then<J: Job>(
     complete(&mut report)?;
     let is_told = screen.has_failures && screen.printer.shows_failures();
     if args.json {
-        let report = ReportJson::of(&report).map_err(Error::Job)?;
-        serde_json::to_writer(&mut *out, &report).map_err(io::Error::from)?;
+        let printed = PrintedReport::of(&report);
+        serde_json::to_writer(&mut *out, &printed).map_err(io::Error::from)?;
         writeln!(out)?;
     } else {
         let mut text = Vec::new();

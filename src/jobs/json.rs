@@ -36,7 +36,25 @@ impl JobRequest {
     }
 }
 
-/// A report in JSON, as `--json` prints it: `{"report":"gc","dry_run":true,…}`.
+/// A report as `--json` prints it, its fields in their own order: `{"report":"gc","dry_run":true,…}`.
+#[derive(Debug, Serialize)]
+pub struct PrintedReport<'a, R> {
+    report: &'static str,
+    #[serde(flatten)]
+    fields: &'a R,
+}
+
+impl<R: JobReport> PrintedReport<'_, R> {
+    /// What is printed of `report`.
+    pub fn of(report: &R) -> PrintedReport<'_, R> {
+        PrintedReport {
+            report: R::NAME,
+            fields: report,
+        }
+    }
+}
+
+/// The same on its way through the socket, where fields have no order.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReportJson {
     report: String,

@@ -54,7 +54,7 @@ pub use self::{
     context::{Caller, Event, Files, JobContext, Listener, Unit},
     error::{Failure, Fault, JobError},
     job::{Job, JobReport},
-    json::{JobRequest, ReportJson},
+    json::{JobRequest, PrintedReport, ReportJson},
     kind::JobKind,
     options::{BundleOptions, Options, SyncOptions},
     outbox::Outbox,
