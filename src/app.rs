@@ -1,6 +1,8 @@
 //! The parts of a running orlop: starts them in order, gives them new options, and ends them in order.
 //!
-//! Everything above (`http`, `admin`, `cli`) gets what it needs from here.
+//! Everything above (`http`, `admin`, `cli`) gets what it needs from here. Work that runs until the end
+//! holds the parts by a `Weak` only, or holds parts that do not own the runtime: so an [`App`] that is
+//! dropped ends its threads and closes the store.
 
 use std::{
     sync::Arc,
@@ -11,7 +13,7 @@ use crate::{
     git::Repo,
     git_index::{
         self, GitIndexes,
-        follow::{self, FollowedIndex},
+        follow::{self, FollowedIndex, WeakFollowedIndex},
     },
     jobs::{self, Jobs, RunningJobs, Services, sync::schedule, upkeep::recall_findings},
     metrics::Metrics,
@@ -167,8 +169,11 @@ impl App {
         let store = services.store.clone();
         self.background
             .every(FLUSH_PERIOD, move || flush_checks(&store));
-        let minute = self.each_minute();
-        self.background.every(FLUSH_PERIOD, minute);
+        let (store, write_records) = (services.store.clone(), self.write_records());
+        self.background.every(FLUSH_PERIOD, move || {
+            write_records();
+            read_events(&store);
+        });
         if let Some(follow) = &services.follow {
             follow.start();
         }
@@ -177,14 +182,14 @@ impl App {
 
     /// Whether an index that is followed is being fetched for the first time.
     fn is_filling(&self) -> impl Fn() -> bool + Clone + Send + use<> {
-        let (follow, options) = (
-            self.services().follow.clone(),
-            Arc::clone(&self.mirror_options),
-        );
+        // Weak: the loops that ask run on what a strong handle would keep alive.
+        let follow = self.services().follow.as_ref();
+        let follow = follow.map(FollowedIndex::downgrade);
+        let options = Arc::clone(&self.mirror_options);
         move || {
-            let asks = options.get().mode.asks();
-            let follow = follow.as_ref().filter(|_| asks);
-            follow.is_some_and(FollowedIndex::is_filling)
+            let follow = follow.as_ref().filter(|_| options.get().mode.asks());
+            let follow = follow.and_then(WeakFollowedIndex::upgrade);
+            follow.is_some_and(|follow| follow.is_filling())
         }
     }
 
@@ -213,15 +218,13 @@ impl App {
         }));
     }
 
-    /// What is done each minute, and at the end before the store is closed.
-    fn each_minute(&self) -> impl Fn() + Send + Sync + 'static + use<> {
-        let services = self.services();
-        let (store, uses) = (services.store.clone(), Arc::clone(&services.uses));
-        let status = self.status.clone();
+    /// What is written each minute, and at the end before the store is closed.
+    fn write_records(&self) -> impl Fn() + Send + Sync + 'static + use<> {
+        let uses = Arc::clone(&self.services().uses);
+        let record_traffic = self.status.traffic_recorder();
         move || {
             uses.write();
-            read_events(&store);
-            status.record_traffic();
+            record_traffic();
         }
     }
 
@@ -255,10 +258,11 @@ impl App {
     /// as it began.
     pub fn reload(&self, new: &Options) {
         let services = self.services();
-        services.uses.keep_for(new.uses.keep_for);
         self.mirror_options.update(|now| now.reloaded(&new.mirror));
         // After the mode: the schedule of saved sets wakes up and reads both.
         services.options.update(|now| now.reloaded(&new.jobs));
+        // Last: it reads the store, and the disk may hang.
+        services.uses.keep_for(new.uses.keep_for);
     }
 
     fn is_busy(&self) -> bool {
@@ -298,7 +302,7 @@ impl App {
         self.git_index().end(until.max(least));
         let left = until.saturating_duration_since(Instant::now());
         self.background.shut_down(left.max(LAST_WRITE_GRACE));
-        self.each_minute()();
+        self.write_records()();
         let closed = self.services().store.clone().close();
         closed.map_err(|error| Error::store(&"the end of the program", error))
     }

@@ -328,8 +328,12 @@ async fn receive(stream: &mut UnixStream) -> Result<Option<(Wanted, Files)>, Job
     if let Ok(order) = serde_json::from_str(asked.request.get()) {
         return Ok(Some((Wanted::Order(order), files)));
     }
-    let request = serde_json::from_str(asked.request.get())
-        .map_err(|error| refused("it is no job that this daemon knows").because(&error))?;
+    let no_job = "it is no job that this daemon knows";
+    let request: Box<JobRequest> = serde_json::from_str(asked.request.get())
+        .map_err(|error| refused(no_job).because(&error))?;
+    request
+        .check()
+        .map_err(|error| refused(no_job).because(&error))?;
     Ok(Some((Wanted::Job(request), files)))
 }
 

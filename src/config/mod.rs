@@ -52,7 +52,7 @@ pub struct Config {
     pub listen: http::listen::Options,
     /// How log lines are written.
     pub log: LogConfig,
-    /// How the mirror behaves.
+    /// How the parts of a running orlop behave.
     pub app: app::Options,
     /// The store. Its directory is never empty.
     pub store: store::Options,

@@ -12,7 +12,7 @@ use std::{
     ops::ControlFlow,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime},
@@ -221,6 +221,11 @@ impl FollowedIndex {
         }));
     }
 
+    /// A handle that does not keep it alive, for what runs until the end.
+    pub fn downgrade(&self) -> WeakFollowedIndex {
+        WeakFollowedIndex(Arc::downgrade(&self.inner))
+    }
+
     /// Whether a round is under way.
     pub fn is_under_way(&self) -> bool {
         self.inner.rounds.under_way() > 0
@@ -288,9 +293,29 @@ impl FollowedIndex {
 
     async fn refresh_name(&self, name: &CrateName) -> Result<Refreshed, Error> {
         self.follow_recently().await?;
+        if self.inner.is_stored(name)? {
+            return Ok(Refreshed::Unchanged);
+        }
+        if self.is_under_way() {
+            // It has the tree: waiting for it here takes no thread for blocking calls.
+            drop(self.round().await);
+        }
         let (inner, name) = (Arc::clone(&self.inner), name.clone());
-        let looked = task::blocking(move || inner.refreshed(&name)).await;
-        looked.unwrap_or_else(|_aborted| Err(self.inner.lost()))
+        let restored = task::blocking(move || inner.restore(&name)).await;
+        restored.unwrap_or_else(|_aborted| Err(self.inner.lost()))
+    }
+}
+
+/// A [`FollowedIndex`] that does not keep it alive.
+#[derive(Debug, Clone)]
+pub struct WeakFollowedIndex(Weak<Inner>);
+
+impl WeakFollowedIndex {
+    /// The index, while the program has it.
+    pub fn upgrade(&self) -> Option<FollowedIndex> {
+        Some(FollowedIndex {
+            inner: self.0.upgrade()?,
+        })
     }
 }
 
@@ -442,25 +467,41 @@ impl Inner {
         Ok((fetched.new, changed))
     }
 
-    /// What the tree that was followed last has of a name that the store lacks: a record may be found
-    /// damaged at any time. Blocks.
-    fn refreshed(&self, name: &CrateName) -> Result<Refreshed, Error> {
+    /// Whether the store has the index file of a name.
+    fn is_stored(&self, name: &CrateName) -> Result<bool, Error> {
         let stored = self.parts.store.entry(name);
         let stored = stored.map_err(|error| Error::store(&self.what, error))?;
-        if stored.is_some_and(|facts| facts.has_snapshot) {
+        Ok(stored.is_some_and(|facts| facts.has_snapshot))
+    }
+
+    /// Gives the store the file of a name that it lacks, if the tree that was followed last has it: a
+    /// record may be found damaged at any time. Under the lock of a round, so that no older file comes
+    /// after a newer one. Blocks.
+    fn restore(&self, name: &CrateName) -> Result<Refreshed, Error> {
+        let follower = self.follower.lock();
+        if self.is_stored(name)? {
             return Ok(Refreshed::Unchanged);
         }
-        let follower = self.follower.lock();
         let Some(published) = follower.published() else {
             return Ok(Refreshed::NotFound);
         };
         let file = follower.file(published.commit, name);
-        let file = file.map_err(|error| Error::follow(&self.what, error))?;
-        Ok(file.map_or(Refreshed::NotFound, |file| Refreshed::Changed {
+        let Some(file) = file.map_err(|error| Error::follow(&self.what, error))? else {
+            return Ok(Refreshed::NotFound);
+        };
+        let change = Change::Index {
+            name: name.clone(),
             file,
             validators: Validators::default(),
-            is_transferred: false,
-        }))
+            checked: published.at,
+        };
+        let published = self
+            .parts
+            .store
+            .publish(vec![change], self.parts.clock.now());
+        let events = published.map_err(|error| Error::store(&self.what, error))?;
+        events.iter().for_each(tell_event);
+        Ok(Refreshed::Unchanged)
     }
 
     fn publish_changes(

@@ -79,6 +79,10 @@ impl ReportJson {
     /// # Errors
     /// Where it is another one.
     pub fn read<R: JobReport>(self) -> Result<R, JobError> {
+        if self.report != R::NAME {
+            let what = format!("the report is `{}` and not `{}`", self.report, R::NAME);
+            return Err(JobError::new(Fault::Unavailable, what));
+        }
         serde_json::from_value(Value::Object(self.fields)).map_err(|error| {
             let what = format!("the report `{}` is not understood", self.report);
             JobError::new(Fault::Unavailable, what).because(&error)

@@ -41,6 +41,7 @@ type Run = fn(Jobs, JobRequest, JobContext) -> BoxFuture<'static, Result<ReportJ
 #[derive(Debug)]
 pub struct JobEntry {
     name: &'static str,
+    check: fn(&JobRequest) -> Result<(), JobError>,
     run: Run,
 }
 
@@ -48,6 +49,7 @@ impl JobEntry {
     const fn of<J: Job>() -> JobEntry {
         JobEntry {
             name: J::NAME,
+            check: |request| request.clone().read::<J>().map(drop),
             run: |jobs, request, cx| {
                 async move {
                     let job: J = request.read()?;
@@ -57,6 +59,24 @@ impl JobEntry {
                 .boxed()
             },
         }
+    }
+}
+
+fn entry(request: &JobRequest) -> Result<&'static JobEntry, JobError> {
+    let entry = JOBS.iter().find(|entry| entry.name == request.command);
+    entry.ok_or_else(|| {
+        let what = format!("there is no job `{}`", request.command);
+        JobError::new(Fault::Usage, what)
+    })
+}
+
+impl JobRequest {
+    /// Whether there is such a job and it understands the request.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), JobError> {
+        (entry(self)?.check)(self)
     }
 }
 
@@ -70,11 +90,6 @@ impl Jobs {
         request: JobRequest,
         cx: JobContext,
     ) -> Result<ReportJson, JobError> {
-        let entry = JOBS.iter().find(|entry| entry.name == request.command);
-        let Some(entry) = entry else {
-            let what = "could not take the request: it is no job that this daemon knows";
-            return Err(JobError::new(Fault::Usage, what));
-        };
-        (entry.run)(self.clone(), request, cx).await
+        (entry(&request)?.run)(self.clone(), request, cx).await
     }
 }

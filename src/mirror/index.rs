@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::{
     Inner, Mirror,
     error::Error,
-    source::{IndexScope, Refreshed, what},
+    source::{IndexScope, IndexSource, Refreshed, what},
     views::lines_of,
 };
 use crate::{
@@ -204,7 +204,7 @@ impl Mirror {
             Some(_) => inner.options.get().patience,
             None => inner.options.get().answer_within,
         };
-        let error = match self.refresh_or_join(name, patience).await {
+        let error = match self.refresh_or_join(name, patience, inner.source()).await {
             Ok((Asked::Absent, _)) => return Err(Error::UnknownCrate { name: name.clone() }),
             Ok((Asked::Present { result, was_sent }, has_led)) => {
                 let entry = inner.refreshed(name, result)?;
@@ -240,7 +240,8 @@ impl Mirror {
     /// [`Error::Upstream`], [`Error::Follow`] and the like where upstream is in trouble,
     /// [`Error::Slow`] and [`Error::Busy`], and [`Error::NotHeld`] in mode `offline`.
     pub async fn refresh(&self, name: &CrateName, patience: Duration) -> Result<Asked, Error> {
-        let asked = self.refresh_or_join(name, patience).await;
+        let source = Arc::clone(&self.inner.source);
+        let asked = self.refresh_or_join(name, patience, source).await;
         asked.map(|(refreshed, _has_led)| refreshed)
     }
 
@@ -249,6 +250,7 @@ impl Mirror {
         &self,
         name: &CrateName,
         patience: Duration,
+        source: Arc<dyn IndexSource>,
     ) -> Result<(Asked, bool), Error> {
         let (watch, has_led) = match self.inner.refreshes.join(name, || None) {
             Role::Follower(watch) => (watch, false),
@@ -257,7 +259,7 @@ impl Mirror {
                 let led = self
                     .inner
                     .background
-                    .spawn(async move { inner.lead_refresh(name, leader).await });
+                    .spawn(async move { inner.lead_refresh(name, leader, source).await });
                 drop(led);
                 (watch, true)
             }
@@ -346,10 +348,14 @@ impl Inner {
         self: Arc<Self>,
         name: CrateName,
         mut leader: Leader<CrateName, Option<Result<Asked, Error>>>,
+        source: Arc<dyn IndexSource>,
     ) {
-        let refreshed = self.refresh_now(&name).await;
+        let refreshed = self.refresh_now(&name, source.as_ref()).await;
         if let Err(error) = &refreshed {
-            leader.keep(self.options.get().remember_failure);
+            // A source of all names remembers its failures itself, once for all names.
+            if !self.scope().is_whole() {
+                leader.keep(self.options.get().remember_failure);
+            }
             if error.is_rest_of_upstream() || self.scope().is_whole() {
                 // The log has one line about the whole; this would be one for each entry.
                 tracing::debug!(krate.name = %name, "did not ask for the index entry of `{name}`");
@@ -360,34 +366,34 @@ impl Inner {
         leader.end(|state| *state = Some(refreshed));
     }
 
-    async fn refresh_now(&self, name: &CrateName) -> Result<Asked, Error> {
+    async fn refresh_now(
+        &self,
+        name: &CrateName,
+        source: &dyn IndexSource,
+    ) -> Result<Asked, Error> {
         let held = self.held(name)?;
         // Of a name that was gone the whole file is asked for: a 304 would not tell that it is back.
         let had = held.as_ref().filter(|facts| !facts.gone);
         let known = had.map(validators);
-        let answer = self.source().refresh(name, known.as_ref()).await?;
+        let answer = source.refresh(name, known.as_ref()).await?;
         let checked = self.clock.now();
         match (answer, held) {
+            (Refreshed::Unchanged, _) if self.scope().is_whole() => match self.held(name)? {
+                // Perhaps it came with this very answer.
+                Some(_) => Ok(Asked::CONFIRMED),
+                None => Err(Error::Lost { what: what(name) }),
+            },
             (Refreshed::Unchanged, Some(_)) => {
-                if !self.scope().is_whole() {
-                    self.store.touch(name, checked, None);
-                }
+                self.store.touch(name, checked, None);
                 Ok(Asked::CONFIRMED)
             }
-            // A source turns an unasked 304 into an error, so this is not met.
+            // `upstream` turns an unasked 304 into an error, so this is not met.
             (Refreshed::Unchanged, None) => Err(Error::Lost { what: what(name) }),
-            (
-                Refreshed::Changed {
-                    file,
-                    validators,
-                    is_transferred,
-                },
-                held,
-            ) => {
+            (Refreshed::Changed { file, validators }, held) => {
                 let result = self.take(name, file, validators, held).await?;
                 Ok(Asked::Present {
                     result,
-                    was_sent: is_transferred,
+                    was_sent: true,
                 })
             }
             (Refreshed::NotFound, None) => {

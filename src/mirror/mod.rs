@@ -109,12 +109,13 @@ struct Inner {
 }
 
 impl Inner {
-    /// Where index files come from now: in mode `offline`, from nowhere.
-    fn source(&self) -> &dyn IndexSource {
+    /// Where index files come from for a client's request: in mode `offline`, from nowhere. A job that
+    /// began before the mode changed ends as it began: it asks the source that is configured.
+    fn source(&self) -> Arc<dyn IndexSource> {
         if self.options.get().mode.asks() {
-            self.source.as_ref()
+            Arc::clone(&self.source)
         } else {
-            &OfflineSource
+            Arc::new(OfflineSource)
         }
     }
 
@@ -163,9 +164,24 @@ impl Mirror {
         &self.inner.views
     }
 
-    /// Where index files come from.
-    pub fn source(&self) -> &Arc<dyn IndexSource> {
-        &self.inner.source
+    /// How much one answer of the source of index files is about.
+    pub fn scope(&self) -> IndexScope {
+        self.inner.scope()
+    }
+
+    /// Brings the store up to date with all names, where the source has such a thing as all names, and
+    /// waits at most `patience` for that.
+    ///
+    /// # Errors
+    /// As the source, and [`Error::Slow`].
+    pub async fn refresh_all(&self, patience: Duration) -> Result<(), Error> {
+        let refreshed = tokio::time::timeout(patience, self.inner.source.refresh_all()).await;
+        refreshed.unwrap_or_else(|_elapsed| {
+            Err(Error::Slow {
+                what: "the upstream's index".to_owned(),
+                waited: patience,
+            })
+        })
     }
 
     /// Crates being fetched now.

@@ -22,7 +22,8 @@ use crate::{
 /// What a source says of one index file.
 #[derive(Debug, Clone)]
 pub enum Refreshed {
-    /// It still is what the store has.
+    /// What the store has now is what the source has. A source of all names brings the store up to
+    /// date by itself, and answers with this.
     Unchanged,
     /// It has these bytes.
     Changed {
@@ -30,8 +31,6 @@ pub enum Refreshed {
         file: IndexFile,
         /// What to ask with the next time.
         validators: Validators,
-        /// Whether its bytes came from upstream for this question.
-        is_transferred: bool,
     },
     /// The source has no such name.
     NotFound,
@@ -66,8 +65,8 @@ impl IndexScope {
 
 /// Answers what the newest index file of a name is. Whoever waits bounds the wait.
 pub trait IndexSource: Debug + Send + Sync {
-    /// Asks for the index file of `name`. `known`: what the file that the store has came with;
-    /// `None`: it has none, or wants the whole file in any case.
+    /// Asks for the index file of `name`. `known`: what the file that the store has came with, for a
+    /// source that is asked name by name; `None`: it has none, or wants the whole file in any case.
     ///
     /// # Errors
     /// Where the source cannot be asked, or answers with trouble.
@@ -114,11 +113,9 @@ impl IndexSource for SparseSource {
             let answer = answer.map_err(|error| Error::upstream(&what(name), error))?;
             Ok(match answer {
                 IndexAnswer::NotModified => Refreshed::Unchanged,
-                IndexAnswer::Changed { file, validators } => Refreshed::Changed {
-                    file,
-                    validators,
-                    is_transferred: true,
-                },
+                IndexAnswer::Changed { file, validators } => {
+                    Refreshed::Changed { file, validators }
+                }
                 IndexAnswer::NotFound => Refreshed::NotFound,
             })
         }
@@ -126,8 +123,7 @@ impl IndexSource for SparseSource {
     }
 }
 
-/// The source of mode `offline`: it never answers. It has the scope of the source that it stands
-/// for, because what the store has is as complete as that made it.
+/// The source of mode `offline`: it never answers.
 #[derive(Debug)]
 pub(super) struct OfflineSource;
 

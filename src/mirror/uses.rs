@@ -144,17 +144,22 @@ impl UseLog {
         uses
     }
 
-    fn set_keep_for(&self, keep_for: Duration) {
+    /// Returns whether that is another time than before.
+    fn set_keep_for(&self, keep_for: Duration) -> bool {
         // Part of a second is not nothing.
         let seconds = keep_for.as_secs().max(u64::from(!keep_for.is_zero()));
-        self.keep_for.store(seconds, Relaxed);
-        *self.forgot.lock() = None;
+        let is_new = self.keep_for.swap(seconds, Relaxed) != seconds;
+        if is_new {
+            *self.forgot.lock() = None;
+        }
+        is_new
     }
 
     /// From now on what is older than this is forgotten; zero: nothing more is recorded.
     pub fn keep_for(&self, keep_for: Duration) {
-        self.set_keep_for(keep_for);
-        self.note_recording();
+        if self.set_keep_for(keep_for) {
+            self.note_recording();
+        }
     }
 
     /// How long it is kept who fetched what; zero: it is not recorded.

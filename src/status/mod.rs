@@ -88,9 +88,10 @@ impl Status {
 
     /// Adds what was counted since the last call to the traffic history, and writes it. Blocks for the
     /// disk.
-    pub fn record_traffic(&self) {
-        let (clock, metrics) = (self.services.clock, &self.services.metrics);
-        self.traffic.record(clock.now(), || metrics.traffic());
+    pub fn traffic_recorder(&self) -> impl Fn() + Send + Sync + 'static + use<> {
+        let (clock, metrics) = (self.services.clock, Arc::clone(&self.services.metrics));
+        let traffic = Arc::clone(&self.traffic);
+        move || traffic.record(clock.now(), || metrics.traffic())
     }
 
     /// The time of day.

@@ -97,6 +97,27 @@ fn what_changes_in_the_git_index_appears() {
     assert_eq!(orlop.index("fresh").text(), crates.index_file("fresh"));
 }
 
+/// Once the first request for a name that only its own question brought was answered with 503.
+#[test]
+fn a_name_that_is_new_upstream_is_there_at_the_first_request() {
+    let crates = crates();
+    let index = GitIndex::of(&crates, NAMES);
+    let orlop = over_path(&index).config("upstream.git_every", "1h").start();
+    knows_all(&orlop, &crates);
+    crates.edit(|registry| registry.put(&Krate::new("fresh", "1.0.0")));
+    index.take(&crates, "fresh");
+    index.commit();
+    // A question so soon after the last one is answered by that.
+    until("it is looked for", || match orlop.index("fresh").status {
+        404 => false,
+        status => {
+            assert_eq!(status, 200);
+            true
+        }
+    });
+    assert_eq!(orlop.setup().run(&["refresh", "fresh"]).code, Some(0));
+}
+
 #[test]
 fn what_was_followed_is_served_on_without_the_git_index() {
     let crates = crates();

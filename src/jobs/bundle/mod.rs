@@ -334,7 +334,6 @@ impl Job for ImportRequest {
     }
 }
 
-/// Makes or shows the key that this store signs with.
 impl JobReport for KeyReport {
     const NAME: &'static str = "key";
 }

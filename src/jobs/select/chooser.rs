@@ -336,7 +336,7 @@ impl<'a> Chooser<'a> {
 
     pub(super) async fn everything(&mut self, latest: bool) -> Result<(), JobError> {
         let asks = self.basis == Basis::Upstream;
-        let follows = self.services.follow.is_some();
+        let follows = self.services.mirror.scope().is_whole();
         if follows && asks {
             self.look_at_index().await?;
         }
@@ -364,15 +364,17 @@ impl<'a> Chooser<'a> {
 
     /// One look at the index brings all names.
     async fn look_at_index(&mut self) -> Result<(), JobError> {
-        let name = CrateName::parse("a").map_err(|_never| lost())?;
-        self.load_all(vec![name], there, |chooser, _name, loaded| {
-            if let Loaded::Failed(cause) = loaded {
+        let mirror = &self.services.mirror;
+        let refreshed = self.retry.on(|| mirror.refresh_all(ANSWER_WITHIN));
+        match self.cx.unless_cancelled(refreshed).await? {
+            Ok(()) => {}
+            Err(GivenUp::One(error)) => {
                 let what = "the upstream's git index".to_owned();
-                chooser.chosen.fail(&what, cause);
+                self.chosen.fail(&what, one_line(&error));
             }
-            Vec::new()
-        })
-        .await
+            Err(GivenUp::All(error)) => return Err(error),
+        }
+        Ok(())
     }
 
     async fn ask_for_all(&mut self, names: Vec<CrateName>, latest: bool) -> Result<(), JobError> {
@@ -633,8 +635,4 @@ fn verdict(store: &Store, one: &Locked, basis: Basis) -> Result<Verdict, store::
 
 fn told(one: &Locked) -> String {
     format!("{}@{}", one.release.name, one.release.version)
-}
-
-fn lost() -> JobError {
-    JobError::new(Fault::Unavailable, "a part of the job ended without a word")
 }
