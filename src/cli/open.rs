@@ -9,9 +9,10 @@ use super::Error;
 use crate::{
     app::{self, App, Opened},
     config::Config,
-    git::Repo,
+    git_index,
     jobs::{Fault, JobError},
     metrics::Metrics,
+    policy::View,
     store::{OpenReport, Store},
     upstream::Upstream,
     util::clock::Clock,
@@ -52,7 +53,10 @@ pub(super) fn app(config: &Config, options: app::Options) -> Result<App, Error> 
         Upstream::new(config.upstream.clone(), Arc::clone(&metrics)).map_err(Error::Upstream)?;
     let (store, report) = Store::open(config.store.clone(), clock.now()).map_err(Error::Store)?;
     tell_of_opening(config, &report);
-    let repo = git(config)?;
+    let repo = config
+        .git()
+        .map(|options| git_index::open_repository(options, &View::all()));
+    let repo = repo.transpose().map_err(Error::Git)?;
     let opened = Opened {
         store,
         upstream,
@@ -76,22 +80,6 @@ fn allow_open_files() {
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limits) {
         tracing::warn!(%error, "could not raise the limit of open files");
     }
-}
-
-/// Opens the repository of the git index, if it is wanted.
-fn git(config: &Config) -> Result<Option<Repo>, Error> {
-    let Some(options) = config.git() else {
-        return Ok(None);
-    };
-    let dir = options.dir.display().to_string();
-    let (repo, report) = Repo::open(options).map_err(Error::Git)?;
-    for what in &report.healed {
-        tracing::warn!("healed the git index at `{dir}`: {what}");
-    }
-    if let Some(why) = &report.set_aside {
-        tracing::error!("the git index at `{dir}` was set aside and begins anew: {why}");
-    }
-    Ok(Some(repo))
 }
 
 /// What opening the store found: worth a line where it is not what everybody expects.

@@ -86,11 +86,7 @@ impl Chain {
         repository: &Path,
         head: Option<ObjectId>,
     ) -> Result<(Chain, Vec<PathBuf>), Error> {
-        let chain = Chain {
-            repository: repository.to_owned(),
-            state: Mutex::default(),
-            serving: RwLock::new(Arc::new(Serving::new(None, None))),
-        };
+        let chain = Chain::empty(repository);
         let (packs, mut left) = open_packs(&chain.folder())?;
         let Some(head) = head else {
             left.extend(packs.iter().map(|pack| pack.path().to_owned()));
@@ -125,6 +121,15 @@ impl Chain {
             generation: newest,
         });
         Ok((chain, left))
+    }
+
+    /// The catalogue of no pack.
+    pub(super) fn empty(repository: &Path) -> Chain {
+        Chain {
+            repository: repository.to_owned(),
+            state: Mutex::default(),
+            serving: RwLock::new(Arc::new(Serving::new(None, None))),
+        }
     }
 
     fn folder(&self) -> PathBuf {

@@ -104,7 +104,7 @@ impl Error {
     }
 
     /// Nothing instead of what is damaged; any other error stays: the disk may be better later.
-    pub(super) fn unless_damage<T>(self) -> Result<Option<T>, Error> {
+    pub fn unless_damage<T>(self) -> Result<Option<T>, Error> {
         if self.is_damage() {
             Ok(None)
         } else {

@@ -1,4 +1,4 @@
-//! Opening what lies on the disk: sweeps, heals from what is sound, or sets aside.
+//! Opening what lies on the disk: sweeps, repairs from what is sound, reads what is left of the rest.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,14 +27,20 @@ const CHECKED_INDEX_BYTES: u64 = 64 << 20;
 /// So many broken repositories are kept for who wants to know what happened.
 const KEPT_BROKEN: usize = 2;
 
-/// Tips tried when the branch is lost: each costs a walk through its history and tree.
-const TRIED_TIPS: usize = 4;
-
 /// A repository as it was found, in memory.
 pub(super) struct Found {
     pub(super) packs: Packs,
     pub(super) history: History,
     pub(super) chain: Chain,
+    pub(super) damage: Option<Damage>,
+}
+
+/// Why a repository cannot be used.
+#[derive(Debug)]
+pub(super) struct Damage {
+    pub(super) what: String,
+    /// The newest commit that could be read where there is no history.
+    pub(super) readable: Option<Head>,
 }
 
 /// The commits from the root to the head.
@@ -64,21 +70,18 @@ impl History {
     }
 }
 
-/// Opens the repository in `dir`; one that cannot be used is set aside for an empty one.
+/// Opens the repository in `dir`. One that cannot be used stays where it is, and what can be read of
+/// it can be read.
 pub(super) fn open(dir: &Path) -> Result<(Found, OpenReport), Error> {
     let mut report = OpenReport {
         created: !dir.exists(),
-        ..OpenReport::default()
+        repaired: refs::lay_out(dir)?,
     };
-    report.healed = refs::lay_out(dir)?;
-    match find(dir, &mut report.healed) {
-        Ok(found) => return Ok((found, report)),
-        Err(error) if error.is_damage() => report.set_aside = Some(error.to_string()),
-        Err(error) => return Err(error),
-    }
-    report.healed.clear();
-    set_aside(dir)?;
-    Ok((find_again(dir)?, report))
+    let found = match find(dir, &mut report.repaired) {
+        Err(error) if error.is_damage() => read_damaged(dir, &error),
+        found => found,
+    };
+    Ok((found?, report))
 }
 
 /// Opens what is there once more, after a commit that failed half-way.
@@ -142,19 +145,19 @@ fn broken_ones(dir: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
     Ok(found)
 }
 
-/// What is there, healed.
+/// What is there, repaired.
 ///
 /// # Errors
 /// Damage where the head cannot be read.
-fn find(dir: &Path, healed: &mut Vec<String>) -> Result<Found, Error> {
+fn find(dir: &Path, repaired: &mut Vec<String>) -> Result<Found, Error> {
     let packs = Packs::new(dir.join("objects/pack"));
     refs::sweep(dir);
     sweep(packs.dir())?;
-    let (sound, damaged) = open_packs(packs.dir(), healed)?;
+    let (sound, damaged) = open_packs(packs.dir(), repaired)?;
     packs.set(sound);
     let head = match refs::read(dir)? {
         Branch::At(id) => Some(id),
-        found => lost_head(dir, &packs, found, healed)?,
+        found => lost_head(dir, &packs, found, repaired)?,
     };
     let history = history(&packs, head)?;
     check_root(&packs, head)?;
@@ -172,7 +175,40 @@ fn find(dir: &Path, healed: &mut Vec<String>) -> Result<Found, Error> {
         packs,
         history,
         chain,
+        damage: None,
     })
+}
+
+/// What can be read of a repository that cannot be used: objects, but no history.
+fn read_damaged(dir: &Path, error: &Error) -> Result<Found, Error> {
+    let packs = Packs::new(dir.join("objects/pack"));
+    let (mut list, damaged) = open_packs(packs.dir(), &mut Vec::new())?;
+    let readable = damaged.iter().map(|path| PackFile::open_damaged(path));
+    list.extend(readable.filter_map(Result::ok).map(Arc::new));
+    packs.set(list);
+    let damage = Damage {
+        what: error.to_string(),
+        readable: newest_readable(&packs, refs::read(dir)?)?,
+    };
+    Ok(Found {
+        packs,
+        history: History::default(),
+        chain: Chain::empty(dir),
+        damage: Some(damage),
+    })
+}
+
+/// The commit that the branch names or else the newest one, if it can be read.
+fn newest_readable(packs: &Packs, branch: Branch) -> Result<Option<Head>, Error> {
+    if let Branch::At(id) = branch {
+        let commit = commits::read(packs, &id).map(Some);
+        if let Some(commit) = commit.or_else(Error::unless_damage)? {
+            let generation = commit.facts.generation;
+            return Ok(Some(Head { id, generation }));
+        }
+    }
+    let newest = tips(packs)?.first().copied();
+    Ok(newest.map(|(generation, id)| Head { id, generation }))
 }
 
 /// Removes what is being written when a crash comes, and indexes that lost their pack.
@@ -194,7 +230,7 @@ fn sweep(dir: &Path) -> Result<(), Error> {
 /// the packs that are sound, and the paths of those that are damaged themselves.
 fn open_packs(
     dir: &Path,
-    healed: &mut Vec<String>,
+    repaired: &mut Vec<String>,
 ) -> Result<(Vec<Arc<PackFile>>, Vec<PathBuf>), Error> {
     let (mut sound, mut damaged) = (Vec::new(), Vec::new());
     let mut left_bytes = CHECKED_INDEX_BYTES;
@@ -209,11 +245,11 @@ fn open_packs(
         };
         match index_anew(&path) {
             Ok(pack) => {
-                healed.push(format!("the index of a pack was made anew: {fault}"));
+                repaired.push(format!("the index of a pack was made anew: {fault}"));
                 sound.push(Arc::new(pack));
             }
             Err(error) if error.is_damage() => {
-                healed.push(format!("a pack was left out: {error}"));
+                repaired.push(format!("a pack was left out: {error}"));
                 damaged.push(path);
             }
             Err(error) => return Err(error),
@@ -282,7 +318,7 @@ fn lost_head(
     dir: &Path,
     packs: &Packs,
     found: Branch,
-    healed: &mut Vec<String>,
+    repaired: &mut Vec<String>,
 ) -> Result<Option<ObjectId>, Error> {
     if found == Branch::Missing && pack_files(packs.dir())?.is_empty() {
         return Ok(None);
@@ -294,15 +330,25 @@ fn lost_head(
         ));
     };
     refs::write(dir, head)?;
-    healed.push(format!(
+    repaired.push(format!(
         "the branch was lost; the newest whole commit is `{head}`"
     ));
     Ok(Some(head))
 }
 
-/// The commit of the newest generation whose history and files are all here; `None`: there is
-/// none, or two of the same generation.
+/// The commit of the newest generation, if its history and files are all here. `None`: they are not,
+/// so an older commit would lose what only the newest one has; or there are two of the generation.
 fn newest_whole_tip(packs: &Packs) -> Result<Option<ObjectId>, Error> {
+    let newest = match tips(packs)?[..] {
+        [(_, id)] => id,
+        [(newest, id), (next, _), ..] if newest > next => id,
+        _ => return Ok(None),
+    };
+    Ok(is_whole(packs, newest)?.then_some(newest))
+}
+
+/// The readable commits that are no parent of another one, with their generations, newest first.
+fn tips(packs: &Packs) -> Result<Vec<(u64, ObjectId)>, Error> {
     let mut found: HashMap<ObjectId, commits::Read> = HashMap::new();
     for pack in packs.list().iter() {
         for id in pack.commits()? {
@@ -319,18 +365,7 @@ fn newest_whole_tip(packs: &Packs) -> Result<Option<ObjectId>, Error> {
         .map(|(id, commit)| (commit.facts.generation, *id))
         .collect();
     tips.sort_unstable_by(|a, b| b.cmp(a));
-    tips.truncate(TRIED_TIPS);
-    let mut whole = Vec::new();
-    for (generation, id) in tips {
-        if is_whole(packs, id)? {
-            whole.push((generation, id));
-        }
-    }
-    Ok(match whole[..] {
-        [(_, id)] => Some(id),
-        [(newest, id), (next, _), ..] if newest > next => Some(id),
-        _ => None,
-    })
+    Ok(tips)
 }
 
 fn is_whole(packs: &Packs, head: ObjectId) -> Result<bool, Error> {

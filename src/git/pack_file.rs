@@ -49,25 +49,40 @@ impl PackFile {
     /// Opens a pack (`….pack`) whose index is in order and belongs to it: name, number of entries
     /// and the SHA-1 that the pack ends with agree. Its entries are not looked at.
     pub(super) fn open(path: &Path) -> Result<PackFile, Error> {
-        let index = open_index(&path.with_extension("idx"))?;
-        let fault = Error::io("open the pack", path);
-        let file = File::open(path).map_err(&fault)?;
-        let size = file.metadata().map_err(&fault)?.len();
-        drop(fault);
-        let end = size
+        let mut pack = PackFile::open_unchecked(path)?;
+        pack.end = pack
+            .end
             .checked_sub(PACK_TRAILER)
             .filter(|end| *end >= PACK_HEADER)
             .ok_or_else(|| Error::damaged(path, "it is cut short"))?;
         let (mut head, mut trailer) = ([0; 12], [0; 20]);
-        read_exact_at(&file, &mut head, 0, path)?;
-        read_exact_at(&file, &mut trailer, end, path)?;
-        let checksum = index.pack_checksum();
-        if head != entry::pack_header(index.num_objects())
+        read_exact_at(&pack.file, &mut head, 0, path)?;
+        read_exact_at(&pack.file, &mut trailer, pack.end, path)?;
+        let checksum = pack.checksum();
+        if head != entry::pack_header(pack.objects())
             || trailer != checksum.as_slice()
             || path.file_stem() != Some(OsStr::new(&format!("pack-{checksum}")))
         {
             return Err(Error::damaged(path, "it and its index do not agree"));
         }
+        Ok(pack)
+    }
+
+    /// Opens a damaged pack whose index is sound, to read the objects of it that are whole.
+    pub(super) fn open_damaged(path: &Path) -> Result<PackFile, Error> {
+        let pack = PackFile::open_unchecked(path)?;
+        if pack.index_is_sound() {
+            return Ok(pack);
+        }
+        Err(Error::damaged(path, "its index is damaged as well"))
+    }
+
+    /// Its entries end with the file.
+    fn open_unchecked(path: &Path) -> Result<PackFile, Error> {
+        let index = open_index(&path.with_extension("idx"))?;
+        let fault = Error::io("open the pack", path);
+        let file = File::open(path).map_err(&fault)?;
+        let end = file.metadata().map_err(&fault)?.len();
         Ok(PackFile {
             path: path.to_owned(),
             file,

@@ -25,25 +25,25 @@ pub(super) fn lay_out(dir: &Path) -> Result<Vec<String>, Error> {
         let path = dir.join(folder);
         fs::create_dir_all(&path).map_err(Error::io("make the folder", &path))?;
     }
-    let mut healed = Vec::new();
+    let mut repaired = Vec::new();
     if fs::read_to_string(dir.join("HEAD")).ok().as_deref() != Some(HEAD) {
         replace(&dir.join("HEAD"), HEAD)?;
-        healed.push("`HEAD` was written anew".into());
+        repaired.push("`HEAD` was written anew".into());
     }
     if !config_is_good(&dir.join("config")) {
         replace(&dir.join("config"), CONFIG)?;
-        healed.push("`config` was written anew".into());
+        repaired.push("`config` was written anew".into());
     }
     for folder in FOLDERS.into_iter().chain(["objects", "refs", ""]) {
         sync_folder(&dir.join(folder))?;
     }
     if is_new {
-        healed.clear();
+        repaired.clear();
         if let Some(parent) = dir.parent() {
             sync_folder(parent)?;
         }
     }
-    Ok(healed)
+    Ok(repaired)
 }
 
 /// A person may have added settings of their own; only what git itself would stumble over counts.

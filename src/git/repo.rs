@@ -1,4 +1,4 @@
-//! The bare repository: opened or made, healed, committed to, read from.
+//! The bare repository: opened or made, repaired, committed to, read from.
 
 use std::{
     fmt, fs,
@@ -19,7 +19,7 @@ use super::{
     Error, ObjectId,
     chain::{Chain, NewPack},
     commits,
-    heal::{self, Found, History},
+    heal::{self, Damage, Found, History},
     log::Log,
     pack::{PackWriter, Packed, id_of, remove_pack},
     packs::{Packs, files},
@@ -40,10 +40,8 @@ pub struct Options {
 pub struct OpenReport {
     /// Whether there was no repository before.
     pub created: bool,
-    /// What was damaged and healed from what was sound, one sentence each.
-    pub healed: Vec<String>,
-    /// Why the repository cannot be used and was set aside; an empty one took its place.
-    pub set_aside: Option<String>,
+    /// What was damaged and repaired from what was sound, one sentence each.
+    pub repaired: Vec<String>,
 }
 
 /// The newest commit.
@@ -116,6 +114,8 @@ struct State {
     packs: Arc<Packs>,
     chain: Arc<Chain>,
     history: Arc<History>,
+    /// What cannot be made anew from the packs: the repository has to be set aside.
+    damage: Option<Arc<Damage>>,
 }
 
 /// What is known only to the one who writes.
@@ -123,12 +123,12 @@ struct State {
 struct Writing {
     /// A commit failed half-way: what is on the disk has to be looked at again before the next.
     failed: bool,
-    /// What is damaged and cannot be made anew from the packs: it has to be set aside.
-    is_beyond_mending: bool,
 }
 
 impl Repo {
-    /// Opens the repository, or makes one; heals what can be healed from what is sound.
+    /// Opens the repository, or makes one; repairs what can be repaired from what is sound. One that
+    /// cannot be used [is damaged](Repo::is_damaged) and has no head. It stays as it is until it is
+    /// [set aside](Repo::set_aside), so that what can be read of it can be recovered.
     pub fn open(options: Options) -> Result<(Repo, OpenReport), Error> {
         let Options { dir } = options;
         let (found, report) = heal::open(&dir)?;
@@ -153,6 +153,14 @@ impl Repo {
         self.inner.state.read().history.head()
     }
 
+    /// The newest commit that can be read: the head, or what is left of the history of a repository
+    /// that was found damaged when it was opened.
+    pub fn readable_head(&self) -> Option<Head> {
+        let state = self.inner.state();
+        let head = state.history.head();
+        head.or_else(|| state.damage?.readable)
+    }
+
     /// Writes one commit on top of the head, durably (pack and ref are synced), and makes it the
     /// head. A change that leaves a file as it is changes nothing; a commit without any change is
     /// made nevertheless. `changes` may be long and is read once, in any order; of two changes of
@@ -164,7 +172,7 @@ impl Repo {
         facts: impl FnOnce() -> Result<Commit, E>,
     ) -> Result<Head, E> {
         let mut writing = self.inner.writing.lock();
-        self.inner.mend(&mut writing)?;
+        self.inner.mend()?;
         if !self.inner.state().chain.is_in_place() {
             tracing::info!(
                 "the packs of the git index were put together by somebody else: they are read anew"
@@ -278,7 +286,7 @@ impl Repo {
     }
 
     /// Makes anew what was found damaged while it was served; costs nothing when nothing was, or
-    /// while somebody commits. Blocks for the disk.
+    /// during a commit. Blocks for the disk.
     ///
     /// # Errors
     /// Damage that the packs themselves have: the repository has to be set aside.
@@ -286,15 +294,17 @@ impl Repo {
         if !self.is_damaged() {
             return Ok(());
         }
-        let Some(mut writing) = self.inner.writing.try_lock() else {
+        let Some(_writing) = self.inner.writing.try_lock() else {
             return Ok(());
         };
-        self.inner.mend(&mut writing)
+        self.inner.mend()
     }
 
-    /// Whether something was found damaged while it was served, and is not yet made anew.
+    /// Whether something was found damaged when it was opened or while it was served, and is not
+    /// yet made anew.
     pub fn is_damaged(&self) -> bool {
-        self.inner.state().chain.damage().is_some()
+        let state = self.inner.state();
+        state.damage.is_some() || state.chain.damage().is_some()
     }
 
     fn packs(&self) -> Arc<Packs> {
@@ -308,6 +318,7 @@ impl State {
             packs: Arc::new(found.packs),
             chain: Arc::new(found.chain),
             history: Arc::new(found.history),
+            damage: found.damage.map(Arc::new),
         }
     }
 }
@@ -325,23 +336,27 @@ impl Inner {
     }
 
     /// Makes anew what serving found damaged: its own files, and the indexes of packs.
-    fn mend(&self, writing: &mut Writing) -> Result<(), Error> {
-        let Some(damage) = self.state().chain.damage() else {
+    fn mend(&self) -> Result<(), Error> {
+        let state = self.state();
+        if let Some(damage) = state.damage {
+            return Err(Error::damaged(&self.dir, &damage.what));
+        }
+        let Some(damage) = state.chain.damage() else {
             return Ok(());
         };
-        if writing.is_beyond_mending {
-            return Err(Error::damaged(&self.dir, damage));
-        }
         tracing::warn!(
             damage,
             "the git index was damaged: what is served is made anew"
         );
         Log::discard(&self.dir)?;
-        let mended = self.look_again();
-        if let Err(error) = &mended {
-            writing.is_beyond_mending = error.is_damage();
-        }
-        mended
+        self.look_again().inspect_err(|error| {
+            if error.is_damage() {
+                self.state.write().damage = Some(Arc::new(Damage {
+                    what: error.to_string(),
+                    readable: None,
+                }));
+            }
+        })
     }
 
     /// Makes a pack that is in its place the head: on the disk, then in memory.

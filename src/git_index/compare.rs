@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{Fault, message::Summary};
 use crate::{
-    git::{Head, ObjectId, Repo, blob_id},
+    git::{self, Head, ObjectId, Repo, blob_id},
     mirror::views::shown,
     policy::View,
     registry::{CrateName, layout::parse_index_path},
@@ -97,8 +97,11 @@ impl Comparison<'_> {
     ) -> Result<(), Fault> {
         self.summary.add(older.is_some(), newer.is_some());
         if self.summary.has_room() {
-            let older = older.map(|older| self.repo.blob(older)).transpose()?;
-            self.summary.describe(name, older.as_ref(), newer);
+            // A damaged file is replaced: that it cannot be described is no reason to fail.
+            let older = older.map(|older| self.repo.blob(older).map(Some));
+            let older = older.map(|older| older.or_else(git::Error::unless_damage));
+            self.summary
+                .describe(name, older.transpose()?.flatten().as_ref(), newer);
         }
         self.changed.push(name.clone());
         Ok(())

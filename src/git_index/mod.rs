@@ -160,6 +160,7 @@ impl GitIndex {
         // A store that cannot be read now is compared wholly.
         let noted = store.published(view.name()).ok().flatten();
         let changes = store.changes();
+        let is_damaged = repo.as_ref().is_some_and(Repo::is_damaged);
         let index = GitIndex {
             store,
             dir,
@@ -173,7 +174,7 @@ impl GitIndex {
             running: AtomicU64::new(0),
             work: Mutex::default(),
             guarded: AtomicU64::new(NEVER),
-            was_published: AtomicBool::new(noted.is_some()),
+            was_published: AtomicBool::new(noted.is_some() || is_damaged),
             names: Mutex::default(),
             failing: Mutex::default(),
             published_at: Mutex::default(),
@@ -463,6 +464,19 @@ impl GitIndexes {
             std::thread::sleep(END_CHECK);
         }
     }
+}
+
+/// Opens the repository of a view, and logs what was repaired.
+///
+/// # Errors
+/// The operating system's. A damaged repository is opened as well, to be recovered from.
+pub fn open_repository(options: git::Options, view: &View) -> Result<Repo, git::Error> {
+    let (repo, report) = Repo::open(options)?;
+    let (dir, view) = (repo.dir().display(), view.name());
+    for what in &report.repaired {
+        tracing::warn!("repaired the git index of the view `{view}` at `{dir}`: {what}");
+    }
+    Ok(repo)
 }
 
 impl GitIndexes {

@@ -105,16 +105,7 @@ impl GitIndex {
             return Ok(repo);
         }
         let dir = self.dir.clone();
-        let (repo, report) = Repo::open(git::Options { dir })?;
-        let (dir, view) = (self.dir.display(), self.view.name());
-        for what in &report.healed {
-            tracing::warn!("repaired the git index of the view `{view}` at `{dir}`: {what}");
-        }
-        if let Some(why) = &report.set_aside {
-            tracing::error!(
-                "the git index of the view `{view}` at `{dir}` was set aside and begins anew: {why}"
-            );
-        }
+        let repo = super::open_repository(git::Options { dir }, &self.view)?;
         Ok(self.repo.get_or_init(|| repo))
     }
 
@@ -123,19 +114,24 @@ impl GitIndex {
             return Ok(None);
         }
         let repo = self.open()?;
-        if repo.is_gone() {
-            self.begin_anew(repo, &"its folder was removed")?;
-        }
-        let mended = repo.mend();
+        let damage = if repo.is_gone() {
+            Some("its folder was removed".to_owned())
+        } else {
+            match repo.mend() {
+                Err(error) if error.is_damage() => Some(error.to_string()),
+                mended => mended.map(|()| None)?,
+            }
+        };
         // Before the repository is set aside: it may be all that there is of the index.
         self.recover(repo)?;
-        match mended {
-            Err(error) if error.is_damage() => self.begin_anew(repo, &error)?,
-            mended => mended?,
+        if let Some(damage) = damage {
+            self.begin_anew(repo, &damage)?;
         }
         self.check_origin(repo, work)?;
         match self.publish(repo, work, start) {
             Err(Fault::Git(error)) if error.is_damage() => {
+                self.recover(repo)?;
+                self.recover_lacking(repo)?;
                 self.begin_anew(repo, &error)?;
                 self.publish(repo, work, start)
             }
@@ -200,7 +196,7 @@ impl GitIndex {
         }
         let reopened = self.store.reopened();
         let is_lost = self.store.index_was_lost()?;
-        let head = repo.head();
+        let head = repo.readable_head();
         let change = match head.map(|head| repo.commit_facts(head.id)) {
             Some(Ok(facts)) => facts.change,
             Some(Err(error)) if !error.is_damage() => return Err(error.into()),
@@ -209,13 +205,25 @@ impl GitIndex {
         let is_reopened = self.guarded.load(Ordering::SeqCst) != reopened;
         let is_behind = is_reopened && change > self.store.change_number_at_open();
         if let Some(head) = head.filter(|_| is_lost || is_behind) {
-            recover::give_all(&self.store, repo, head)?;
+            recover::give_all(&self.store, repo, head, &|_name| Ok(true))?;
         }
         if is_behind || self.store.may_lack_index() {
             self.store.index_is_back(change)?;
         }
         self.guarded.store(reopened, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Gives the store the index files that it does not have at all, though it lost no changes.
+    fn recover_lacking(&self, repo: &Repo) -> Result<(), Fault> {
+        let Some(head) = repo.head().filter(|_| self.view.is_unfiltered()) else {
+            return Ok(());
+        };
+        let reopened = self.store.reopened();
+        recover::give_all(&self.store, repo, head, &|name| {
+            Ok(shown(&self.store, &self.view, name)?.is_none())
+        })?;
+        self.check_reads(reopened)
     }
 
     /// Sets aside a repository that is not the one that was published: another one, or an older copy.
@@ -279,7 +287,7 @@ impl GitIndex {
         } = comparison;
         self.check_reads(reopened)?;
         if let Some(head) = head {
-            recover::give(&self.store, repo, head, &lacking)?;
+            recover::give(&self.store, repo, head, lacking)?;
         }
         let config = new_config(repo, head, start.base)?;
         let published = if changed.is_empty() && config.is_none() {

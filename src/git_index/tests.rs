@@ -604,31 +604,197 @@ fn a_sled_that_is_lost_with_the_journal_gets_its_files_too() {
     place.check();
 }
 
-/// Flips a bit in the newest file of a name.
-fn damage(place: &mut Place, krate: &str) {
-    let path = name(krate).index_path();
-    let blob = place.repo().file_id(place.head().id, &path);
-    let blob = blob.expect("readable").expect("there").to_string();
-    place.close();
-    for pack in fs::read_dir(place.path("git/index/objects/pack")).expect("readable") {
+fn git(repo: &Path, arguments: &[&str]) -> String {
+    let mut git = Command::new("git");
+    let git = git.args(["-c", "safe.directory=*", "--git-dir"]).arg(repo);
+    let done = git.args(arguments).output().expect("git can be run");
+    assert!(done.status.success(), "{done:?}");
+    String::from_utf8(done.stdout).expect("text")
+}
+
+/// The pack that has an object (`HEAD~1`, `HEAD:pa/th`), where it begins there, and its length.
+fn find_object(repo: &Path, object: &str) -> (PathBuf, usize, usize) {
+    let id = git(repo, &["rev-parse", object]);
+    for pack in fs::read_dir(repo.join("objects/pack")).expect("readable") {
         let path = pack.expect("readable").path();
         if path.extension().is_none_or(|extension| extension != "pack") {
             continue;
         }
-        let mut git = Command::new("git");
-        let list = git.args(["verify-pack", "-v"]).arg(&path).output();
-        let list = String::from_utf8(list.expect("git can be run").stdout).expect("text");
-        let line = list.lines().find(|line| line.starts_with(&blob));
+        let list = git(repo, &["verify-pack", "-v", path.to_str().expect("text")]);
+        let line = list.lines().find(|line| line.starts_with(id.trim()));
         let Some(line) = line else { continue };
         let number = |at| line.split_whitespace().nth(at).expect("a column");
         let number = |at| number(at).parse::<usize>().expect("a number");
-        let mut bytes = fs::read(&path).expect("readable");
-        bytes[number(4) + number(3) - 2] ^= 1;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("writable");
-        fs::write(&path, bytes).expect("written");
-        return;
+        return (path, number(4), number(3));
     }
-    panic!("no pack has it");
+    panic!("no pack has `{object}`");
+}
+
+fn rewrite(path: &Path, change: impl Fn(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).expect("readable");
+    change(&mut bytes);
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("writable");
+    fs::write(path, bytes).expect("written");
+}
+
+/// Flips a bit of an object.
+fn flip(repo: &Path, object: &str) {
+    let (pack, start, length) = find_object(repo, object);
+    rewrite(&pack, |bytes| bytes[start + length - 2] ^= 1);
+}
+
+fn remove_pack_of(repo: &Path, object: &str) {
+    remove(&find_object(repo, object).0);
+}
+
+/// The newest file of a name.
+fn newest(krate: &str) -> String {
+    format!("HEAD:{}", name(krate).index_path())
+}
+
+/// Flips a bit in the newest file of a name.
+fn damage(place: &mut Place, krate: &str) {
+    place.close();
+    flip(&place.path("git/index"), &newest(krate));
+}
+
+type Damage = fn(&Path);
+
+/// Ways to damage a repository so that it cannot be used, and the names that it loses.
+const DAMAGE: &[(&str, Damage, &[&str])] = &[
+    ("an old commit", |repo| flip(repo, "HEAD~3"), &[]),
+    (
+        "a child of the root tree",
+        |repo| remove_pack_of(repo, "HEAD:fo"),
+        &["four"],
+    ),
+    (
+        "a lost branch",
+        |repo| {
+            flip(repo, "HEAD~3");
+            remove(&repo.join("refs/heads/master"));
+        },
+        &[],
+    ),
+    (
+        "a branch that names nothing",
+        |repo| {
+            let branch = repo.join("refs/heads/master");
+            rewrite(&branch, |text| text[..8].fill(b'1'));
+        },
+        &[],
+    ),
+    (
+        "the run and an old file",
+        |repo| {
+            flip(repo, &newest("two").replace("HEAD", "HEAD~2"));
+            remove(&repo.join("orlop"));
+        },
+        &[],
+    ),
+    (
+        "a pack that is cut short",
+        |repo| {
+            let (pack, ..) = find_object(repo, &newest("three"));
+            rewrite(&pack, |bytes| bytes.truncate(bytes.len() - 30));
+        },
+        &[],
+    ),
+];
+
+/// Before the repository is set aside, a store that lost index files takes what can be read of it.
+#[test]
+fn a_repository_that_is_found_damaged_is_recovered_from_before_it_is_set_aside() {
+    for (what, damage, lost) in DAMAGE {
+        for is_older in [true, false] {
+            let mut place = Place::filled();
+            place.keep(&["sled"]);
+            publish(place.store(), "two", 7);
+            publish(place.store(), "late", 2);
+            place.cut().expect("two names");
+            place.close();
+            damage(&place.path("git/index"));
+            remove(&place.path("sled"));
+            if is_older {
+                copy(&place.dir.path().join("kept/sled"), &place.path("sled"));
+            }
+            place.reopen();
+            // Not served, and not yet set aside.
+            assert_eq!(place.all().state(), GitState::BeingMade, "{what}");
+            assert!(place.all().is_urgent(), "{what}");
+            let files = [
+                ("one", 3),
+                ("two", 7),
+                ("three", 3),
+                ("four", 1),
+                ("late", 2),
+            ];
+            for (krate, versions) in files {
+                // The older sled has it.
+                if is_older || !lost.contains(&krate) {
+                    let expected = file(krate, versions).bytes().clone();
+                    assert_eq!(place.bytes(krate), Some(expected), "{krate}, {what}");
+                }
+            }
+            place.cut().expect("a new root");
+            place.is_new_root();
+        }
+    }
+}
+
+/// A sled that lacks index files, and neither is older nor has lost any that it knows of.
+fn lacking() -> Place {
+    let mut place = Place::new();
+    place.cut().expect("an empty index has its `config.json`");
+    place.keep(&["sled"]);
+    for krate in ["one", "two", "three", "four"] {
+        publish(place.store(), krate, 3);
+    }
+    place.cut().expect("four names");
+    let change = place.change_of_head();
+    place.close();
+    remove(&place.path("sled"));
+    copy(&place.dir.path().join("kept/sled"), &place.path("sled"));
+    let Opened { store, all, held } = Opened::new(&place.path(""));
+    store.index_is_back(change).expect("noted");
+    drop((all, held));
+    store.close().expect("closed");
+    place
+}
+
+#[test]
+fn index_files_that_the_store_lacks_come_from_a_damaged_repository_but_for_the_damaged_ones() {
+    let damages: [(&str, &str, Damage); 3] = [
+        ("none", "", |_repo| {}),
+        ("a file", "three", |repo| flip(repo, &newest("three"))),
+        ("a folder", "three", |repo| flip(repo, "HEAD:th/re")),
+    ];
+    for (what, lost, damage) in damages {
+        let mut place = lacking();
+        damage(&place.path("git/index"));
+        place.reopen();
+        assert_eq!(place.bytes("four"), None, "{what}: it is lacking");
+        let head = place.cut();
+        assert_eq!(
+            head.map(|head| head.generation),
+            (!lost.is_empty()).then_some(1)
+        );
+        for krate in ["one", "two", "three", "four"] {
+            let there = place.bytes(krate).is_some();
+            assert_eq!(there, krate != lost, "{krate}, {what} is damaged");
+        }
+        place.check();
+    }
+}
+
+#[test]
+fn a_damaged_file_can_be_replaced() {
+    let mut place = Place::filled();
+    damage(&mut place, "two");
+    place.reopen();
+    publish(place.store(), "two", 5);
+    assert_eq!(place.cut().expect("a change").generation, 6);
+    place.has("two", 5);
 }
 
 #[test]
@@ -809,6 +975,21 @@ fn a_repository_that_is_removed_while_it_runs_begins_anew() {
     fs::create_dir(place.path("git/index/objects/pack")).expect("made");
     publish(place.store(), "one", 11);
     place.cut().expect("a new root");
+    place.check();
+}
+
+/// What is removed is still open, and may be all that there is of the index.
+#[test]
+fn a_repository_that_is_removed_is_recovered_from_first() {
+    let mut place = Place::filled();
+    place.close();
+    remove(&place.path("sled"));
+    place.open = Some(Opened::new(&place.path("")));
+    remove(&place.path("git/index"));
+    assert_eq!(place.cut().expect("a new root").generation, 1);
+    for (krate, versions) in [("one", 3), ("two", 2), ("three", 3), ("four", 1)] {
+        place.has(krate, versions);
+    }
     place.check();
 }
 

@@ -264,11 +264,10 @@ fn a_lost_sled_costs_no_index_entry_though_the_upstream_is_gone() {
     check_same(&orlop, &names);
 }
 
-/// Flips a bit in the file that the index has of a name.
-fn damage(data: &Path, name: &str) {
-    let path = format!("HEAD:{}", index_path(name));
-    let blob = git(data, &["rev-parse", &path]);
-    let blob = String::from_utf8(blob).expect("an id");
+/// Flips a bit in an object of the git index.
+fn damage(data: &Path, object: &str) {
+    let id = git(data, &["rev-parse", object]);
+    let id = String::from_utf8(id).expect("an id");
     for pack in fs::read_dir(data.join("git/index/objects/pack")).expect("readable") {
         let path = pack.expect("readable").path();
         if path.extension().is_none_or(|extension| extension != "pack") {
@@ -277,7 +276,7 @@ fn damage(data: &Path, name: &str) {
         let pack = path.to_str().expect("text");
         let list = git(data, &["verify-pack", "-v", pack]);
         let list = String::from_utf8(list).expect("text");
-        let Some(line) = list.lines().find(|line| line.starts_with(blob.trim())) else {
+        let Some(line) = list.lines().find(|line| line.starts_with(id.trim())) else {
             continue;
         };
         let number = |at| line.split_whitespace().nth(at).expect("a column");
@@ -288,7 +287,34 @@ fn damage(data: &Path, name: &str) {
         fs::write(&path, bytes).expect("written");
         return;
     }
-    panic!("no pack has {name}");
+    panic!("no pack has {object}");
+}
+
+/// The damage is found when the repository is opened. What can be read comes back before the
+/// repository is set aside.
+#[test]
+fn a_lost_sled_and_a_repository_that_cannot_be_used_cost_nothing_that_can_be_read() {
+    let names = names(3);
+    let upstream = setting(&names);
+    let orlop = started(&upstream);
+    for name in &names {
+        assert_eq!(orlop.index(name).status, 200);
+    }
+    until_generation(&orlop, 2.0);
+    let setup = orlop.terminate();
+    fs::remove_dir_all(setup.data().join("sled")).expect("removed");
+    damage(&setup.data(), "HEAD~1");
+    upstream.down();
+    let orlop = setup.config("mode", "offline").start();
+    for name in &names {
+        let answer = orlop.index(name);
+        assert_eq!(answer.status, 200, "{name}: {}", answer.text());
+    }
+    until("there is a new root", || {
+        orlop.data().join("git/index.broken-1").exists()
+            && orlop.metric("orlop_generation", &[]).eq(&1.0)
+    });
+    check_same(&orlop, &names);
 }
 
 #[test]
@@ -301,7 +327,7 @@ fn a_lost_sled_and_a_damaged_repository_cost_only_what_both_lost() {
     }
     let setup = orlop.terminate();
     fs::remove_dir_all(setup.data().join("sled")).expect("removed");
-    damage(&setup.data(), &names[2]);
+    damage(&setup.data(), &format!("HEAD:{}", index_path(&names[2])));
     let orlop = setup.config("mode", "offline").start();
     let check = |orlop: &Orlop| {
         for name in &names {

@@ -282,7 +282,7 @@ impl Restoring<'_> {
 /// The change number of the git index that was restored.
 fn change_of(options: git::Options) -> Result<u64, git::Error> {
     let (repo, _report) = Repo::open(options)?;
-    match repo.head() {
+    match repo.readable_head() {
         Some(head) => Ok(repo.commit_facts(head.id)?.change),
         None => Ok(0),
     }

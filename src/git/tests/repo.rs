@@ -51,7 +51,8 @@ impl Place {
 
     fn open_clean(&self) -> Repo {
         let (repo, report) = self.open();
-        assert_eq!((report.healed, report.set_aside), (vec![], None));
+        assert_eq!(report.repaired, Vec::<String>::new());
+        assert!(!repo.is_damaged());
         repo
     }
 
@@ -176,7 +177,7 @@ fn what_is_committed_reads_back_and_git_accepts_it() {
     let place = Place::new();
     let (repo, report) = place.open();
     assert!(report.created);
-    assert_eq!(report.healed, Vec::<String>::new());
+    assert_eq!(report.repaired, Vec::<String>::new());
     assert_eq!(repo.head(), None);
     place.check();
 
@@ -490,8 +491,7 @@ fn what_a_crash_left_behind_is_swept() {
     let pack = place.packs().pop().unwrap();
     fs::remove_file(pack.with_extension("idx")).unwrap();
     fs::write(&branch, format!("{}\n", heads[1].id)).unwrap();
-    let (repo, report) = place.open();
-    assert_eq!(report.set_aside, None);
+    let (repo, _report) = place.open();
     assert_eq!(repo.head(), Some(heads[1]));
     assert!(!pack.exists());
     place.check();
@@ -505,7 +505,7 @@ fn a_damaged_pack_that_nothing_needs_is_swept() {
     fs::write(&pack, "PACK").unwrap();
     let branch = place.dir().join("refs/heads/master");
     fs::write(&branch, format!("{}\n", heads[1].id)).unwrap();
-    check_healed(&place, heads[1], "a torn pack");
+    check_repaired(&place, heads[1], "a torn pack");
     assert!(!pack.exists());
 }
 
@@ -538,7 +538,7 @@ fn a_pack_whose_branch_never_came_is_the_first_commit() {
     let head = commit(&place.open_clean(), 1, first());
     fs::remove_file(place.dir().join("refs/heads/master")).unwrap();
     let (repo, report) = place.open();
-    assert_eq!(report.healed.len(), 1, "{report:?}");
+    assert_eq!(report.repaired.len(), 1, "{report:?}");
     assert_eq!(repo.head(), Some(head));
     place.check();
 }
@@ -602,10 +602,10 @@ fn flip(path: &Path, place: usize) {
     fs::write(path, bytes).unwrap();
 }
 
-fn check_healed(place: &Place, head: Head, damage: &str) {
+fn check_repaired(place: &Place, head: Head, damage: &str) {
     let (repo, report) = place.open();
-    assert_eq!(report.set_aside, None, "{damage}");
-    assert_eq!(report.healed.len(), 1, "{damage}: {report:?}");
+    assert!(!repo.is_damaged(), "{damage}");
+    assert_eq!(report.repaired.len(), 1, "{damage}: {report:?}");
     assert_eq!(repo.head(), Some(head), "{damage}");
     place.check();
     place.open_clean();
@@ -617,31 +617,31 @@ fn what_can_be_made_anew_is() {
     let head = three(&place.open_clean())[2];
     let index = place.packs()[0].with_extension("idx");
     fs::remove_file(&index).unwrap();
-    check_healed(&place, head, "a missing index");
+    check_repaired(&place, head, "a missing index");
     for byte in [3, 9, 600, 1040, 1400] {
         flip(&index, byte);
-        check_healed(&place, head, "a flipped byte in an index");
+        check_repaired(&place, head, "a flipped byte in an index");
     }
     fs::write(&index, "").unwrap();
-    check_healed(&place, head, "an empty index");
+    check_repaired(&place, head, "an empty index");
 
     for name in ["HEAD", "config"] {
         let path = place.dir().join(name);
         fs::remove_file(&path).unwrap();
-        check_healed(&place, head, "no such file");
+        check_repaired(&place, head, "no such file");
         fs::write(&path, [0xff, 0, b'\n']).unwrap();
-        check_healed(&place, head, "no text");
+        check_repaired(&place, head, "no text");
     }
     let branch = place.dir().join("refs/heads/master");
     fs::remove_file(&branch).unwrap();
-    check_healed(&place, head, "no branch");
+    check_repaired(&place, head, "no branch");
     for text in [
         "",
         "ref: refs/heads/master\n",
         "0000000000000000000000000000000000000000\n",
     ] {
         fs::write(&branch, text).unwrap();
-        check_healed(&place, head, "a garbled branch");
+        check_repaired(&place, head, "a garbled branch");
     }
 }
 
@@ -670,9 +670,14 @@ fn packed_refs_are_honoured() {
 }
 
 fn check_set_aside(place: &Place, damage: &str) -> Repo {
-    let (repo, report) = place.open();
-    assert!(report.set_aside.is_some(), "{damage}");
+    let (repo, _report) = place.open();
     assert_eq!(repo.head(), None, "{damage}");
+    assert!(repo.is_damaged(), "{damage}");
+    assert!(repo.mend().unwrap_err().is_damage(), "{damage}");
+    let refused = try_commit(&repo, 1, first());
+    assert!(refused.unwrap_err().is_damage(), "{damage}");
+    repo.set_aside().unwrap();
+    assert_eq!((repo.head(), repo.is_damaged()), (None, false), "{damage}");
     place.check();
     repo
 }
@@ -782,7 +787,7 @@ fn what_cannot_be_opened_is_neither_damage_nor_removed() {
     }
     assert_eq!(place.packs(), packs);
     let (again, report) = place.open();
-    assert_eq!((report.healed.len(), report.set_aside), (0, None));
+    assert_eq!(report.repaired.len(), 0);
     assert_eq!(again.head(), heads.last().copied());
     // A pack that comes to a repository that is open.
     let other = place.dir().join("objects/pack/pack-0000.pack");
@@ -992,8 +997,8 @@ fn what_is_damaged_while_it_is_served_is_found_and_made_anew() {
                     .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             }
             drop(repo);
-            let (repo, report) = place.open();
-            if report.set_aside.is_none() {
+            let (repo, _report) = place.open();
+            if repo.mend().is_ok() {
                 // What nobody read yet may be damaged still; the next to read it finds that.
                 drop(fetch(&repo, &clone));
                 if repo.mend().is_ok() {
@@ -1022,7 +1027,7 @@ fn the_index_of_a_pack_with_deltas_is_made_anew() {
     let before = fs::read(&index).unwrap();
     flip(&index, 1100);
     let (repo, report) = place.open();
-    assert_eq!((report.healed.len(), report.set_aside), (1, None));
+    assert_eq!(report.repaired.len(), 1);
     assert_eq!(repo.head(), Some(head));
     assert_eq!(fs::read(&index).unwrap(), before);
     place.check();
