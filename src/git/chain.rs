@@ -17,7 +17,7 @@ use flate2::{Compress, Decompress};
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    Error, Head, ObjectId, delta,
+    Error, ObjectId, delta,
     entry::{self, Form, HEADER_MAX, Header, Kind},
     log::{Appender, End, Files, Log, Record},
     merge::{self, Weight},
@@ -26,6 +26,7 @@ use super::{
     pack_file::PackFile,
     serve::{History, Serving},
     tip::Tip,
+    types::Head,
 };
 
 /// Deltas in a row that a client must follow to make an object, as many as git itself makes.
@@ -481,19 +482,7 @@ impl Taker<'_> {
             return Err(bad());
         }
         let (header, length) = Header::read(&bytes).ok_or_else(bad)?;
-        let body = bytes.get(length..).unwrap_or_default();
-        let record = |kind, size: u64| {
-            let size = u32::try_from(size).map_err(|_large| bad())?;
-            Ok::<_, Error>(Record {
-                id,
-                position: 0,
-                base: None,
-                size,
-                depth: 0,
-                kind,
-                header: 0,
-            })
-        };
+        let (head, body) = bytes.split_at_checked(length).ok_or_else(bad)?;
         let position = self.appender.position();
         let base = match header.form {
             Form::Offset(distance) => self.taken(place.saturating_sub(distance)),
@@ -501,44 +490,24 @@ impl Taker<'_> {
         };
         let (number, mut record) = match (header.form, base) {
             (Form::Whole(kind), _) => {
-                let record = record(kind, header.size)?;
-                let short = self.delta(&record, body).unwrap_or_else(|error| {
-                    self.files.report(&error);
-                    None
-                });
-                if let Some(short) = short {
-                    (
-                        self.appender
-                            .entry(short.record, &short.head, &short.body)?,
-                        short.record,
-                    )
-                } else {
-                    let head = bytes.get(..length).unwrap_or_default();
-                    (self.appender.entry(record, head, body)?, record)
-                }
+                let record = whole(id, kind, header.size).ok_or_else(bad)?;
+                self.append_whole(record, head, body)?
             }
             (_, Some((base, of))) => {
-                let depth = of.depth.saturating_add(1);
                 let record = Record {
                     base: Some(base),
-                    depth,
-                    ..record(of.kind, header.size)?
+                    depth: of.depth.saturating_add(1),
+                    ..whole(id, of.kind, header.size).ok_or_else(bad)?
                 };
-                let head = Header {
-                    form: Form::Offset(position.checked_sub(of.position).ok_or_else(bad)?),
-                    ..header
-                }
-                .bytes();
+                let form = Form::Offset(position.checked_sub(of.position).ok_or_else(bad)?);
+                let head = Header { form, ..header }.bytes();
                 (self.appender.entry(record, &head, body)?, record)
             }
             (_, None) => {
                 let (kind, data) = self.pack.object(&mut self.inflater, &id, place)?;
-                let record = record(kind, data.len() as u64)?;
-                let head = Header {
-                    form: Form::Whole(kind),
-                    size: data.len() as u64,
-                }
-                .bytes();
+                let (form, size) = (Form::Whole(kind), data.len() as u64);
+                let record = whole(id, kind, size).ok_or_else(bad)?;
+                let head = Header { form, size }.bytes();
                 let mut body = Vec::new();
                 entry::deflate(&mut self.deflater, &data, &mut body);
                 (self.appender.entry(record, &head, &body)?, record)
@@ -547,6 +516,26 @@ impl Taker<'_> {
         record.position = position;
         self.numbers.push((place, number, record));
         Ok(())
+    }
+
+    /// Appends a whole entry, as a delta if that is possible.
+    fn append_whole(
+        &mut self,
+        record: Record,
+        head: &[u8],
+        body: &[u8],
+    ) -> Result<(u32, Record), Error> {
+        let short = self.delta(&record, body).unwrap_or_else(|error| {
+            self.files.report(&error);
+            None
+        });
+        let Some(short) = short else {
+            return Ok((self.appender.entry(record, head, body)?, record));
+        };
+        let number = self
+            .appender
+            .entry(short.record, &short.head, &short.body)?;
+        Ok((number, short.record))
     }
 
     /// The entry as a delta on what it replaces; `None`: that would be no
@@ -604,6 +593,19 @@ impl Taker<'_> {
             .get(index)
             .map(|(_, number, record)| (*number, *record))
     }
+}
+
+/// The record of an object that is no delta; `None`: it is too large.
+fn whole(id: ObjectId, kind: Kind, size: u64) -> Option<Record> {
+    Some(Record {
+        id,
+        position: 0,
+        base: None,
+        size: u32::try_from(size).ok()?,
+        depth: 0,
+        kind,
+        header: 0,
+    })
 }
 
 /// Takes in the first pack, which becomes the beginning of the run as it is.

@@ -22,7 +22,7 @@ use gix::{
     objs::{CommitRef, Kind},
 };
 
-use super::{Commit, Error, ObjectId, packs::Packs};
+use super::{Error, ObjectId, packs::Packs, types::Commit};
 use crate::util::format::seconds;
 
 /// The header with the change number. git keeps headers that it does not know.

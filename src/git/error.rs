@@ -65,13 +65,6 @@ pub enum Error {
     /// The upstream that is followed has no commit.
     #[error("the upstream's repository has no commit that `HEAD` stands for")]
     NoHead,
-    /// The tree that was followed has no usable `config.json`.
-    #[error("the upstream's tree has no usable `config.json`")]
-    NoConfig {
-        /// Why it is none, where it is there.
-        #[source]
-        source: Option<serde_json::Error>,
-    },
     /// The repository, or what came for it, is not as it should be.
     #[error("the repository could not be read or written")]
     Repository {

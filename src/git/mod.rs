@@ -1,4 +1,4 @@
-//! The index as a bare git repository, and how it is served. Hides gix: no other room names it.
+//! The index as a bare git repository, and how it is served. Hides gix: no other module names it.
 //!
 //! ```text
 //! DATA/git/index/             an ordinary bare repository: `git clone file://…`, `git fsck`, `git log`
@@ -13,11 +13,16 @@
 //! ```
 //!
 //! ```text
-//! repo ── heal, refs, commits, trees          what is committed, and opened again after a crash
-//!   └── chain ── merge, tip                   which pack has which generations; few packs
-//!         └── serve ── log                    what a client is sent, cut out of one long run
-//! packs, objects ── pack_file ── entry, delta packs read;   pack: packs and indexes written
-//! upload_pack ── pkt, frames                  the words of the protocol;   follow: an upstream's index
+//! repo                                        what is committed and read
+//!   └── open ── refs                          what lies on the disk: opened, repaired, set aside
+//!         ├── trees, commits ── packs         the objects of a commit
+//!         └── chain ── merge                  which pack has which generations; few packs
+//!               └── serve ── tip ── log       what a client is sent, cut out of one long run
+//! pack                                        packs and indexes written
+//!   └── pack_file ── entry, delta             packs read
+//! upload_pack ── frames ── pkt                the protocol, over what `serve` has
+//! follow                                      an upstream's index; a repository of its own
+//! types, error                                imported by all of them
 //! ```
 
 mod chain;
@@ -27,10 +32,10 @@ mod entry;
 mod error;
 pub mod follow;
 pub mod frames;
-mod heal;
 mod log;
 mod merge;
 mod objects;
+mod open;
 mod pack;
 mod pack_file;
 mod packs;
@@ -40,6 +45,7 @@ mod repo;
 mod serve;
 mod tip;
 mod trees;
+mod types;
 pub mod upload_pack;
 
 #[cfg(test)]
@@ -51,8 +57,10 @@ pub use gix::ObjectId;
 
 pub use self::{
     error::Error,
-    repo::{Commit, FileChange, Head, OpenReport, Options, Repo, TreeFile},
+    open::OpenReport,
+    repo::{Options, Repo},
     serve::{PackStream, Selection, Serving, Wishes},
+    types::{Commit, FileChange, Head, TreeFile},
 };
 
 /// The id that a blob with these bytes has.

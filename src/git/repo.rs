@@ -8,7 +8,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::SystemTime,
 };
 
 use bytes::Bytes;
@@ -19,13 +18,14 @@ use super::{
     Error, ObjectId,
     chain::{Chain, NewPack},
     commits,
-    heal::{self, Damage, Found, History},
     log::Log,
+    open::{self, Damage, Found, History, OpenReport},
     pack::{PackWriter, Packed, id_of, remove_pack},
     packs::{Packs, files},
     refs::{self, Branch},
     serve::Serving,
     trees::{self, Change, Editor},
+    types::{Commit, FileChange, Head, TreeFile},
 };
 
 /// How the repository is opened.
@@ -33,56 +33,6 @@ use super::{
 pub struct Options {
     /// The folder of the bare repository. It is made if it is not there.
     pub dir: PathBuf,
-}
-
-/// What opening found, for the log and the status page.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct OpenReport {
-    /// Whether there was no repository before.
-    pub created: bool,
-    /// What was damaged and repaired from what was sound, one sentence each.
-    pub repaired: Vec<String>,
-}
-
-/// The newest commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
-    /// Its id.
-    pub id: ObjectId,
-    /// Its generation.
-    pub generation: u64,
-}
-
-/// The facts of a commit but its tree: with the parent and the tree they determine its id.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Commit {
-    /// The number of the generation. The first commit of a repository may have any, each later
-    /// one has its parent's plus one.
-    pub generation: u64,
-    /// No change of an index file after this number is in it.
-    pub change: u64,
-    /// When it was made; whole seconds count.
-    pub time: SystemTime,
-    /// What changed, for people. The first line is made by `commit`: `generation N: …`.
-    pub message: String,
-}
-
-/// One file of the tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileChange {
-    /// Its path: `config.json`, or what `CrateName::index_path` gives.
-    pub path: String,
-    /// Its new bytes; `None`: it goes.
-    pub bytes: Option<Bytes>,
-}
-
-/// One file of a commit's tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TreeFile {
-    /// Its path.
-    pub path: String,
-    /// Its blob.
-    pub id: ObjectId,
 }
 
 /// The repository: a handle, cheap to clone. Its methods block for the disk.
@@ -131,7 +81,7 @@ impl Repo {
     /// [set aside](Repo::set_aside), so that what can be read of it can be recovered.
     pub fn open(options: Options) -> Result<(Repo, OpenReport), Error> {
         let Options { dir } = options;
-        let (found, report) = heal::open(&dir)?;
+        let (found, report) = open::open(&dir)?;
         let inner = Inner {
             dir,
             state: RwLock::new(State::of(found)),
@@ -172,7 +122,7 @@ impl Repo {
         facts: impl FnOnce() -> Result<Commit, E>,
     ) -> Result<Head, E> {
         let mut writing = self.inner.writing.lock();
-        self.inner.mend()?;
+        self.inner.repair()?;
         if !self.inner.state().chain.is_in_place() {
             tracing::info!(
                 "the packs of the git index were put together by somebody else: they are read anew"
@@ -267,7 +217,7 @@ impl Repo {
         let mut writing = self.inner.writing.lock();
         // Whatever fails from here on, the next commit looks at what there is.
         writing.failed = true;
-        let found = heal::start_anew(&self.inner.dir)?;
+        let found = open::start_anew(&self.inner.dir)?;
         *self.inner.state.write() = State::of(found);
         self.inner.measure();
         *writing = Writing::default();
@@ -276,7 +226,7 @@ impl Repo {
 
     /// How many repositories that were set aside lie beside this one.
     pub fn count_set_aside(&self) -> u64 {
-        heal::count_set_aside(&self.inner.dir)
+        open::count_set_aside(&self.inner.dir)
     }
 
     /// Whether somebody removed the folder, or what makes it a repository.
@@ -290,14 +240,14 @@ impl Repo {
     ///
     /// # Errors
     /// Damage that the packs themselves have: the repository has to be set aside.
-    pub fn mend(&self) -> Result<(), Error> {
+    pub fn repair(&self) -> Result<(), Error> {
         if !self.is_damaged() {
             return Ok(());
         }
         let Some(_writing) = self.inner.writing.try_lock() else {
             return Ok(());
         };
-        self.inner.mend()
+        self.inner.repair()
     }
 
     /// Whether something was found damaged when it was opened or while it was served, and is not
@@ -330,13 +280,13 @@ impl Inner {
 
     /// Opens what is on the disk anew, after a failure that left it unknown.
     fn look_again(&self) -> Result<(), Error> {
-        let found = heal::find_again(&self.dir)?;
+        let found = open::find_again(&self.dir)?;
         *self.state.write() = State::of(found);
         Ok(())
     }
 
     /// Makes anew what serving found damaged: its own files, and the indexes of packs.
-    fn mend(&self) -> Result<(), Error> {
+    fn repair(&self) -> Result<(), Error> {
         let state = self.state();
         if let Some(damage) = state.damage {
             return Err(Error::damaged(&self.dir, &damage.what));

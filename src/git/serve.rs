@@ -23,11 +23,12 @@ use parking_lot::{Mutex, RwLock};
 use sha1::{Digest, Sha1};
 
 use super::{
-    Error, Head, ObjectId,
+    Error, ObjectId,
     entry::{self, Form, Header, Kind, PACK_HEADER},
     log::{End, Files, Generations, Reader, Record, copy},
     objects::Packs,
     tip::Tip,
+    types::Head,
 };
 
 /// Plans that are kept, with the SHA-1 of their streams, while head and packs stay.

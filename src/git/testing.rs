@@ -22,6 +22,15 @@ use super::{
     serve::PackStream,
 };
 
+/// Where the index file of a crate lies.
+pub(super) fn index_path(name: &str) -> String {
+    match name.len() {
+        length @ 1..=2 => format!("{length}/{name}"),
+        3 => format!("3/{}/{name}", &name[..1]),
+        _ => format!("{}/{}/{name}", &name[..2], &name[2..4]),
+    }
+}
+
 pub(super) type Objects = HashMap<ObjectId, (Kind, Vec<u8>)>;
 
 /// Files by path, and all objects that ever were.

@@ -11,9 +11,10 @@ use gix::{
 };
 
 use super::{
-    Error, ObjectId, TreeFile,
+    Error, ObjectId,
     pack::{PackWriter, Packed, id_of},
     packs::Packs,
+    types::TreeFile,
 };
 
 /// An index file lies two folders deep; what is deeper is a damaged or foreign tree.

@@ -23,6 +23,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::watch};
 
+use super::followed::{self, IndexDifference, Unusable};
 use crate::{
     git::{
         ObjectId,
@@ -30,7 +31,7 @@ use crate::{
     },
     metrics::{FollowOutcome, Metrics},
     mirror::{self, Error, IndexScope, IndexSource, Refreshed},
-    registry::{CrateName, Validators},
+    registry::{CrateName, IndexFile, Validators},
     store::{Change, Event, EventKind, LogEntry, LogKind, Store},
     upstream::{self, GitAnswer, GitIndex, HostHealth, Upstream},
     util::{
@@ -485,8 +486,14 @@ impl Inner {
         let Some(published) = follower.published() else {
             return Ok(Refreshed::NotFound);
         };
-        let file = follower.file(published.commit, name);
-        let Some(file) = file.map_err(|error| Error::follow(&self.what, error))? else {
+        let bytes = follower.file(
+            published.commit,
+            &name.index_path(),
+            self.options.max_file_bytes,
+        );
+        let bytes = bytes.map_err(|error| Error::follow(&self.what, error))?;
+        let file = bytes.and_then(|bytes| IndexFile::parse(name, bytes).ok());
+        let Some(file) = file else {
             return Ok(Refreshed::NotFound);
         };
         let change = Change::Index {
@@ -517,20 +524,22 @@ impl Inner {
             changed: 0,
             // What is not in a whole tree is gone; of a difference the tree says it.
             seen: old.is_none().then(Seen::default),
+            unusable: Unusable::default(),
             outcome: Ok(()),
         };
-        let oddities = follower
+        follower
             .changes(old, new, &mut |followed| batch.take(followed))
             .map_err(|error| Error::follow(&self.what, error))?;
         batch.send();
         std::mem::replace(&mut batch.outcome, Ok(()))?;
         batch.let_go_of_the_rest()?;
-        if oddities.count > 0 {
+        let Unusable { count, first } = &batch.unusable;
+        if *count > 0 {
             tracing::warn!(
-                count = oddities.count,
+                count,
                 "passed over what is no index file in {}: {}",
                 self.what,
-                oddities.told.join("; ")
+                first.join("; ")
             );
         }
         Ok(batch.changed)
@@ -570,29 +579,33 @@ struct Batch<'a> {
     bytes: usize,
     changed: u64,
     seen: Option<Seen>,
+    unusable: Unusable,
     outcome: Result<(), Error>,
 }
 
 impl Batch<'_> {
-    fn take(&mut self, followed: Followed) -> ControlFlow<()> {
-        let change = match followed {
-            Followed::Changed { name, file } => {
-                if let Some(seen) = &mut self.seen {
-                    seen.insert(&name);
+    fn take(&mut self, followed: Followed<'_>) -> ControlFlow<()> {
+        let change = self
+            .unusable
+            .read(followed)
+            .and_then(|difference| match difference {
+                IndexDifference::Changed { name, file } => {
+                    if let Some(seen) = &mut self.seen {
+                        seen.insert(&name);
+                    }
+                    let held = self.inner.parts.store.entry(&name).ok().flatten();
+                    let is_known = held.is_some_and(|facts| {
+                        facts.has_snapshot && !facts.gone && facts.describes(file.bytes())
+                    });
+                    (!is_known).then(|| Change::Index {
+                        name,
+                        file,
+                        validators: Validators::default(),
+                        checked: self.inner.parts.clock.now(),
+                    })
                 }
-                let held = self.inner.parts.store.entry(&name).ok().flatten();
-                let is_known = held.is_some_and(|facts| {
-                    facts.has_snapshot && !facts.gone && facts.describes(file.bytes())
-                });
-                (!is_known).then(|| Change::Index {
-                    name,
-                    file,
-                    validators: Validators::default(),
-                    checked: self.inner.parts.clock.now(),
-                })
-            }
-            Followed::Gone { name } => self.gone(name),
-        };
+                IndexDifference::Gone { name } => self.gone(name),
+            });
         if let Some(change) = change {
             self.push(change);
         }
@@ -686,7 +699,7 @@ fn tell_event(event: &Event) {
 }
 
 fn give_config(follower: &Follower, commit: ObjectId, upstream: &Upstream) {
-    match follower.config(commit) {
+    match followed::config(follower, commit) {
         Ok(config) => upstream.set_config(config),
         // Downloads say so where it matters, and an earlier one goes on to count.
         Err(error) => tracing::debug!(error = %one_line(&error), "no configuration in the tree"),

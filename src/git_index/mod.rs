@@ -13,6 +13,7 @@
 
 mod compare;
 pub mod follow;
+mod followed;
 mod message;
 mod pace;
 mod publish;

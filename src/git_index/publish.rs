@@ -117,9 +117,9 @@ impl GitIndex {
         let damage = if repo.is_gone() {
             Some("its folder was removed".to_owned())
         } else {
-            match repo.mend() {
+            match repo.repair() {
                 Err(error) if error.is_damage() => Some(error.to_string()),
-                mended => mended.map(|()| None)?,
+                repaired => repaired.map(|()| None)?,
             }
         };
         // Before the repository is set aside: it may be all that there is of the index.

@@ -130,7 +130,7 @@ pub(crate) async fn upload_pack(
     };
     let version = talk.version;
     let planned = web::block(move || {
-        if let Err(error) = repo.mend() {
+        if let Err(error) = repo.repair() {
             tracing::debug!(%error, "the git index is still damaged");
         }
         let serving = repo.serving();

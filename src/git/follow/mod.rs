@@ -39,7 +39,6 @@ use gix::ObjectId;
 pub use http::{Exchange, Reply};
 
 use super::Error;
-use crate::registry::{CrateName, IndexFile, RegistryConfig, layout::parse_index_path};
 use crate::util::fs::sync_dir;
 
 /// The reference of the newest commit that was fetched.
@@ -55,12 +54,6 @@ const PACK_SLOTS: u16 = 512;
 
 /// After how many bytes of objects a repository is opened anew.
 const READ_BYTES: u64 = 64 << 20;
-
-/// What a `config.json` may have at most. It has some hundred bytes.
-const MOST_CONFIG_BYTES: u64 = 64 << 10;
-
-/// How many oddities of a tree are told by name.
-const MOST_TOLD: usize = 5;
 
 /// Where the upstream's index is.
 #[derive(Debug, Clone)]
@@ -102,39 +95,24 @@ pub struct Published {
     pub taker: u64,
 }
 
-/// One thing in which two trees differ.
+/// A file in which two trees differ.
 #[derive(Debug)]
-pub enum Followed {
-    /// An index file that is new or has other bytes.
-    Changed {
-        /// Whose file.
-        name: CrateName,
-        /// The file, looked through.
-        file: IndexFile,
-    },
-    /// An index file that went.
-    Gone {
-        /// Whose file.
-        name: CrateName,
-    },
+pub struct Followed<'a> {
+    /// Its path.
+    pub path: &'a str,
+    /// What is there in the newer tree.
+    pub state: FileState,
 }
 
-/// What was passed over: files that are no index files, however they got into the tree.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Oddities {
-    /// How many.
-    pub count: u64,
-    /// The first of them, each with the reason.
-    pub told: Vec<String>,
-}
-
-impl Oddities {
-    fn note(&mut self, path: &str, why: &dyn std::fmt::Display) {
-        self.count = self.count.saturating_add(1);
-        if self.told.len() < MOST_TOLD {
-            self.told.push(format!("{path:?}: {why}"));
-        }
-    }
+/// What a tree has at a path.
+#[derive(Debug)]
+pub enum FileState {
+    /// A file that is new or has other bytes.
+    Changed(Bytes),
+    /// Something that cannot be an index file, and why.
+    Unusable(&'static str),
+    /// Nothing: the file was removed.
+    Gone,
 }
 
 /// An upstream that is followed. Its methods block for the disk and the network.
@@ -216,8 +194,8 @@ impl Follower {
         Ok(Fetched { old, new })
     }
 
-    /// Hands the index files in which `new` differs from `old` (`None`: from an empty tree) to
-    /// `visit`, until it breaks. What is no index file is passed over and told in the end.
+    /// Hands the files in which `new` differs from `old` (`None`: from an empty tree) to `visit`, until
+    /// it breaks. The top of the tree has no index file, and what lies there is left out.
     ///
     /// # Errors
     /// [`Error::Repository`]: an object is missing or damaged; [`Follower::reset`] mends it.
@@ -225,81 +203,55 @@ impl Follower {
         &self,
         old: Option<ObjectId>,
         new: ObjectId,
-        visit: &mut dyn FnMut(Followed) -> ControlFlow<()>,
-    ) -> Result<Oddities, Error> {
+        visit: &mut dyn FnMut(Followed<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
         let repo = self.repo()?;
         let old = old.map(|old| tree_of(&repo, old)).transpose()?;
         let new = tree_of(&repo, new)?;
         let mut reader = Reader::of(&repo)?;
-        let mut oddities = Oddities::default();
         let mut look = |difference: tree::Difference<'_>| {
-            let followed = self.read(&mut reader, &difference, &mut oddities)?;
+            let path = difference.path;
+            let state = self.read(&mut reader, &difference)?;
+            let followed = state.map(|state| Followed { path, state });
             Ok(followed.map_or(ControlFlow::Continue(()), &mut *visit))
         };
-        tree::differences((&repo, old), (&repo, new), tree::INDEX_DEPTH, &mut look)?;
-        Ok(oddities)
+        tree::differences((&repo, old), (&repo, new), tree::INDEX_DEPTH, &mut look)
     }
 
-    /// What a difference means. `None`: nothing to an index.
+    /// What the newer tree has. `None`: nothing that matters.
     fn read(
         &self,
         reader: &mut Reader,
         difference: &tree::Difference<'_>,
-        oddities: &mut Oddities,
-    ) -> Result<Option<Followed>, Error> {
-        let path = difference.path;
-        // The registry's configuration, and what a repository usually has at its top.
-        let is_of_the_top = !path.contains('/');
-        let name = match parse_index_path(path) {
-            Ok(name) => name,
-            Err(why) => {
-                if difference.new.is_some() && !is_of_the_top {
-                    oddities.note(path, &why);
-                }
-                return Ok(None);
-            }
-        };
+    ) -> Result<Option<FileState>, Error> {
+        if !difference.path.contains('/') {
+            return Ok(None);
+        }
         let Some((kind, id)) = difference.new else {
             let was_file = difference.old.is_some_and(|(kind, _)| kind.is_blob());
-            return Ok(was_file.then_some(Followed::Gone { name }));
+            return Ok(was_file.then_some(FileState::Gone));
         };
         if !kind.is_blob() {
-            oddities.note(path, &"not a regular file");
-            return Ok(None);
+            return Ok(Some(FileState::Unusable("not a regular file")));
         }
-        let Some(bytes) = reader.blob(id, self.options.most_file_bytes)? else {
-            oddities.note(path, &"larger than `upstream.max_index`");
-            return Ok(None);
-        };
-        match IndexFile::parse(&name, bytes) {
-            Ok(file) => Ok(Some(Followed::Changed { name, file })),
-            Err(why) => {
-                oddities.note(path, &why);
-                Ok(None)
-            }
-        }
+        let bytes = reader.blob(id, self.options.most_file_bytes)?;
+        Ok(Some(bytes.map_or(
+            FileState::Unusable("larger than `upstream.max_index`"),
+            FileState::Changed,
+        )))
     }
 
-    /// What the registry says of itself in the tree of `commit`.
-    ///
-    /// # Errors
-    /// [`Error::NoConfig`] where there is no `config.json` or it is none; [`Error::Repository`].
-    pub fn config(&self, commit: ObjectId) -> Result<RegistryConfig, Error> {
-        let bytes = self.bytes(commit, "config.json", MOST_CONFIG_BYTES)?;
-        let bytes = bytes.ok_or(Error::NoConfig { source: None })?;
-        serde_json::from_slice(&bytes).map_err(|why| Error::NoConfig { source: Some(why) })
-    }
-
-    /// The index file of a name in the tree of `commit`; `None`: there is none that is good.
+    /// The bytes of a file in the tree of `commit`; `None`: it is not there, or has more than
+    /// `max_bytes`.
     ///
     /// # Errors
     /// [`Error::Repository`].
-    pub fn file(&self, commit: ObjectId, name: &CrateName) -> Result<Option<IndexFile>, Error> {
-        let bytes = self.bytes(commit, &name.index_path(), self.options.most_file_bytes)?;
-        Ok(bytes.and_then(|bytes| IndexFile::parse(name, bytes).ok()))
-    }
-
-    fn bytes(&self, commit: ObjectId, path: &str, most: u64) -> Result<Option<Bytes>, Error> {
+    pub fn file(
+        &self,
+        commit: ObjectId,
+        path: &str,
+        max_bytes: u64,
+    ) -> Result<Option<Bytes>, Error> {
         let repo = self.repo()?;
         let mut at = Some(tree_of(&repo, commit)?);
         let mut is_file = false;
@@ -314,7 +266,7 @@ impl Follower {
             at = found.map(|entry| entry.id);
         }
         match at.filter(|_| is_file) {
-            Some(id) => blob(&repo, id, most),
+            Some(id) => blob(&repo, id, max_bytes),
             None => Ok(None),
         }
     }

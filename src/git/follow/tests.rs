@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, process::Command};
 
 use super::*;
+use crate::git::testing::index_path;
 
 const SUM: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
@@ -45,13 +46,11 @@ impl Upstream {
     }
 
     fn publish(&self, name: &str, versions: &[&str]) {
-        let name = CrateName::parse(name).expect("a name");
-        self.put(&name.index_path(), &lines(&name, versions));
+        self.put(&index_path(name), &lines(name, versions));
     }
 
     fn remove(&self, name: &str) {
-        let name = CrateName::parse(name).expect("a name");
-        fs::remove_file(self.dir.join(name.index_path())).expect("it was there");
+        fs::remove_file(self.dir.join(index_path(name))).expect("it was there");
     }
 
     fn commit(&self) -> String {
@@ -71,7 +70,7 @@ impl Upstream {
     }
 }
 
-fn lines(name: &CrateName, versions: &[&str]) -> String {
+fn lines(name: &str, versions: &[&str]) -> String {
     let line = |version: &&str| {
         format!(
             "{{\"name\":\"{name}\",\"vers\":\"{version}\",\"deps\":[],\"cksum\":\"{SUM}\",\"features\":{{}},\"yanked\":false}}\n"
@@ -113,7 +112,7 @@ fn never() -> AtomicBool {
 /// What a fetch brings, as words; and it is published then.
 fn follow(follower: &mut Follower) -> BTreeSet<String> {
     let fetched = follower.fetch(&never()).expect("a fetch");
-    let (told, _) = changes(follower, fetched);
+    let told = changes(follower, fetched);
     publish(follower, fetched.new);
     told
 }
@@ -123,21 +122,24 @@ fn publish(follower: &mut Follower, commit: ObjectId) {
     follower.set_published(commit, at, 7).expect("it is noted");
 }
 
-fn changes(follower: &Follower, fetched: Fetched) -> (BTreeSet<String>, Oddities) {
+fn changes(follower: &Follower, fetched: Fetched) -> BTreeSet<String> {
     let mut told = BTreeSet::new();
-    let oddities = follower
-        .changes(fetched.old, fetched.new, &mut |followed| {
-            let is_new = match followed {
-                Followed::Changed { name, file } => {
-                    told.insert(format!("{name} {}", file.rows().len()))
-                }
-                Followed::Gone { name } => told.insert(format!("{name} gone")),
-            };
-            assert!(is_new, "nothing is told twice");
-            ControlFlow::Continue(())
-        })
-        .expect("differences");
-    (told, oddities)
+    let visit = &mut |Followed { path, state }: Followed<'_>| {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let is_new = told.insert(match state {
+            FileState::Changed(bytes) => {
+                let lines = String::from_utf8_lossy(&bytes).matches('\n').count();
+                format!("{name} {lines}")
+            }
+            FileState::Unusable(why) => format!("{name} {why}"),
+            FileState::Gone => format!("{name} gone"),
+        });
+        assert!(is_new, "nothing is told twice");
+        ControlFlow::Continue(())
+    };
+    let changes = follower.changes(fetched.old, fetched.new, visit);
+    changes.expect("differences");
+    told
 }
 
 fn set(items: &[&str]) -> BTreeSet<String> {
@@ -168,8 +170,11 @@ fn a_first_fetch_brings_all_and_a_later_one_what_changed() {
     );
     let published = follower.published().expect("it was noted");
     assert_eq!(published.commit.to_string(), head);
-    let config = follower.config(published.commit).expect("it is there");
-    assert_eq!(config.dl, "http://127.0.0.1:1/dl");
+    let config = follower.file(published.commit, "config.json", 4096);
+    let config = config.expect("readable").expect("it is there");
+    assert_eq!(config, r#"{"dl":"http://127.0.0.1:1/dl"}"#);
+    let config = follower.file(published.commit, "config.json", 4);
+    assert_eq!(config.expect("readable"), None, "too large");
 }
 
 #[test]
@@ -182,7 +187,8 @@ fn what_was_published_is_known_after_a_restart_even_without_upstream() {
     fs::rename(&pair.upstream.dir, &away).expect("it goes away");
     let mut follower = pair.follower();
     let published = follower.published().expect("it was noted");
-    assert!(follower.config(published.commit).is_ok());
+    let config = follower.file(published.commit, "config.json", 4096);
+    assert!(config.expect("readable").is_some());
     let error = follower.fetch(&never()).expect_err("it is away");
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
 
@@ -216,7 +222,7 @@ fn a_history_that_is_squashed_or_set_back_is_followed_by_its_trees() {
 }
 
 #[test]
-fn what_is_no_index_file_is_passed_over_and_told() {
+fn what_cannot_be_an_index_file_is_told_apart() {
     let pair = Pair::new();
     pair.upstream.publish("serde", &["1.0.0"]);
     pair.upstream
@@ -234,10 +240,19 @@ fn what_is_no_index_file_is_passed_over_and_told() {
     pair.upstream.commit();
     let mut follower = pair.follower();
     let fetched = follower.fetch(&never()).expect("a fetch");
-    let (told, oddities) = changes(&follower, fetched);
-    assert_eq!(told, set(&["serde 1"]));
-    assert_eq!(oddities.count, 7, "{oddities:?}");
-    assert_eq!(oddities.told.len(), MOST_TOLD);
+    assert_eq!(
+        changes(&follower, fetched),
+        set(&[
+            "serde 1",
+            "serge 0",
+            "other 0",
+            "s.e 0",
+            "tool larger than `upstream.max_index`",
+            "ä 0",
+            "serlink not a regular file",
+            "in 0",
+        ])
+    );
 
     // What was odd and is mended is followed like anything new.
     publish(&mut follower, fetched.new);
@@ -245,7 +260,7 @@ fn what_is_no_index_file_is_passed_over_and_told() {
     fs::remove_dir_all(pair.upstream.dir.join("2/ab")).expect("it goes");
     pair.upstream.publish("ab", &["1.0.0"]);
     pair.upstream.commit();
-    assert_eq!(follow(&mut follower), set(&["serge 1", "ab 1"]));
+    assert_eq!(follow(&mut follower), set(&["serge 1", "ab 1", "in gone"]));
 }
 
 #[test]
@@ -259,7 +274,7 @@ fn a_process_that_ends_between_fetch_and_publish_does_it_again() {
     for _ in 0..2 {
         let mut follower = pair.follower();
         let fetched = follower.fetch(&never()).expect("a fetch");
-        assert_eq!(changes(&follower, fetched).0, set(&["rand 1"]));
+        assert_eq!(changes(&follower, fetched), set(&["rand 1"]));
     }
     assert_eq!(follow(&mut pair.follower()), set(&["rand 1"]));
 }

@@ -1,4 +1,4 @@
-//! The repository: what is committed reads back, git accepts it, and damage heals or is told.
+//! The repository: what is committed reads back, git accepts it, and damage is repaired or reported.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::git::{
     Commit, Error, FileChange, Head, ObjectId, OpenReport, Options, Repo, Selection, Wishes,
-    testing::{bare, git},
+    testing::{bare, git, index_path},
 };
 
 /// A repository in a folder of its own.
@@ -408,9 +408,7 @@ fn a_large_import_has_the_tree_that_git_makes() {
         let name: String = (0..length)
             .map(|_| char::from(*random.choice(b"abcde-_019").unwrap()))
             .collect();
-        let path = crate::registry::CrateName::parse(&format!("a{name}"))
-            .unwrap()
-            .index_path();
+        let path = index_path(&format!("a{name}"));
         let text = format!("{name}\n").repeat(random.usize(0..2000));
         if paths.insert(path.clone()) {
             changes.push(set(&path, &text));
@@ -673,7 +671,7 @@ fn check_set_aside(place: &Place, damage: &str) -> Repo {
     let (repo, _report) = place.open();
     assert_eq!(repo.head(), None, "{damage}");
     assert!(repo.is_damaged(), "{damage}");
-    assert!(repo.mend().unwrap_err().is_damage(), "{damage}");
+    assert!(repo.repair().unwrap_err().is_damage(), "{damage}");
     let refused = try_commit(&repo, 1, first());
     assert!(refused.unwrap_err().is_damage(), "{damage}");
     repo.set_aside().unwrap();
@@ -968,7 +966,7 @@ fn what_is_damaged_while_it_is_served_is_found_and_made_anew() {
         long(&place.open_clean());
         files(&place).len()
     };
-    let (mut found, mut mended) = (0, 0);
+    let (mut found, mut repaired) = (0, 0);
     for number in 0..count {
         for part in [2, 7] {
             let place = Place::new();
@@ -983,11 +981,11 @@ fn what_is_damaged_while_it_is_served_is_found_and_made_anew() {
                 }
                 found += 1;
                 assert!(repo.is_damaged(), "{}", path.display());
-                match repo.mend() {
-                    Ok(()) => mended += 1,
+                match repo.repair() {
+                    Ok(()) => repaired += 1,
                     Err(error) => {
                         assert!(error.is_damage() && path.extension().is_some(), "{error}");
-                        assert!(repo.mend().is_err(), "only setting it aside helps");
+                        assert!(repo.repair().is_err(), "only setting it aside helps");
                         repo.set_aside().unwrap();
                         assert_eq!(long(&repo), head, "the same ids");
                     }
@@ -998,16 +996,16 @@ fn what_is_damaged_while_it_is_served_is_found_and_made_anew() {
             }
             drop(repo);
             let (repo, _report) = place.open();
-            if repo.mend().is_ok() {
+            if repo.repair().is_ok() {
                 // What nobody read yet may be damaged still; the next to read it finds that.
                 drop(fetch(&repo, &clone));
-                if repo.mend().is_ok() {
+                if repo.repair().is_ok() {
                     fetch(&repo, &clone).unwrap();
                 }
             }
         }
     }
-    assert!(found > 5 && mended > 3, "{found} {mended}");
+    assert!(found > 5 && repaired > 3, "{found} {repaired}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Error, Head, ObjectId, OpenReport,
+    Error, ObjectId,
     chain::Chain,
     commits,
     pack::{self, TEMPORARY, remove_pack, sync_folder},
@@ -18,6 +18,7 @@ use super::{
     packs::{Packs, files, pack_files},
     refs::{self, Branch},
     trees,
+    types::Head,
 };
 
 /// Indexes are read in full at the start up to this many bytes, newest pack first: a fifth of a
@@ -26,6 +27,15 @@ const CHECKED_INDEX_BYTES: u64 = 64 << 20;
 
 /// So many broken repositories are kept for who wants to know what happened.
 const KEPT_BROKEN: usize = 2;
+
+/// What opening found, for the log and the status page.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// Whether there was no repository before.
+    pub created: bool,
+    /// What was damaged and repaired from what was sound, one sentence each.
+    pub repaired: Vec<String>,
+}
 
 /// A repository as it was found, in memory.
 pub(super) struct Found {
