@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::Level;
+use super::item::Level;
 use crate::{
     store::{Event, LogEntry, LogKind},
     util::format::seconds,

@@ -7,28 +7,20 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Facts, MAX_FAILURES};
+use super::{
+    facts::{Facts, MAX_FAILURES, SHOWN_FOR},
+    item::{HealthItem, Level},
+    machine::Machine,
+};
 use crate::{
     git_index::GitState,
     jobs::{ServerState, upkeep::Ended},
+    metrics::SetAside,
     policy::freshness::Mode,
     registry::CrateName,
-    store::LogEntry,
+    store::{FolderCondition, LogEntry, Room},
     util::format::{grouped, plural, seconds, size, span},
 };
-
-/// How well something is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// As it should be.
-    #[default]
-    Good,
-    /// It serves, and somebody should look.
-    Warn,
-    /// It does not do all of what it is for.
-    Bad,
-}
 
 /// How well the server is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -52,28 +44,21 @@ pub struct Health {
     pub items: Vec<HealthItem>,
 }
 
-/// Something that needs somebody. One that is [`Level::Good`] is only worth knowing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct HealthItem {
-    /// How bad it is.
-    pub level: Level,
-    /// What it is, as a sentence; names and versions stand in backticks.
-    pub text: String,
-    /// What to do about it, as a sentence; commands stand in backticks. `None`: nothing.
-    pub remedy: Option<String>,
-}
-
 impl Health {
     /// Judges what was gathered.
     pub fn of(facts: &Facts) -> Health {
-        let items = items(facts);
+        let mut items = items(facts);
         let (level, headline, reason) = state(facts);
+        let summary = summary(facts, headline, reason, &items);
+        // They say nothing about what is served, so the summary is the same with them.
+        items.extend(facts.machine.items());
+        items.sort_by_key(|one| std::cmp::Reverse(one.level));
         let worst = items.iter().map(|item| item.level).max();
         Health {
             level: level.max(worst.unwrap_or_default()),
             headline: headline.to_owned(),
             detail: reach(&facts.status),
-            summary: summary(facts, headline, reason, &items),
+            summary,
             is_ready: !facts.is_stopping,
             items,
         }
@@ -156,13 +141,14 @@ fn reach(status: &ServerState) -> String {
 fn items(facts: &Facts) -> Vec<HealthItem> {
     let status = &facts.status;
     let mut all = Vec::new();
-    all.extend(disk(facts));
+    all.extend(disk(facts.room, facts.status.totals.writable));
     all.extend(changes(facts));
     all.extend(files(facts));
     all.extend(hosts(status));
     all.extend(ahead(facts));
     all.extend(jobs(facts));
     all.extend(git(status));
+    all.extend(set_aside(facts));
     all.sort_by_key(|one| std::cmp::Reverse(one.level));
     all
 }
@@ -174,21 +160,34 @@ const ROOM_ENOUGH_BYTES: u64 = 50 << 30;
 /// that failed, is no news.
 const OVERDUE_TIMES: u32 = 3;
 
-fn disk(facts: &Facts) -> Option<HealthItem> {
-    if !facts.status.totals.writable {
-        return Some(item(
+/// What there is to say about a data folder without a server: the items that a server reports, too.
+pub fn store_items(folder: FolderCondition, room: Option<Room>) -> Vec<HealthItem> {
+    let is_writable = room.is_none_or(|room| room.space.free_bytes > room.reserve_bytes);
+    let machine = Machine {
+        folder: Some(folder),
+        ..Machine::default()
+    };
+    let mut items = machine.items();
+    items.extend(disk(room, is_writable));
+    items
+}
+
+/// What there is to say about the disk of the data folder, where the store takes writes or not.
+fn disk(room: Option<Room>, is_writable: bool) -> Option<HealthItem> {
+    if !is_writable {
+        return Some(HealthItem::new(
             Level::Bad,
             "The store takes no writes: the disk is full or failed. What is held is served, and nothing new is kept.",
             "Make room on the disk of the data folder; `orlop gc --unused-for 90d` removes what nobody fetched for so long. Writes come back by themselves.",
         ));
     }
-    let room = facts.room?;
+    let room = room?;
     let (free, total) = (room.space.free_bytes, room.space.total_bytes);
     let is_low = free < total / 10 && free < ROOM_ENOUGH_BYTES;
     if !is_low && free >= room.reserve_bytes.saturating_mul(2) {
         return None;
     }
-    Some(item(
+    Some(HealthItem::new(
         Level::Warn,
         format!(
             "The disk of the data folder is nearly full: {} of {} are free. Below {} nothing new is kept.",
@@ -208,7 +207,7 @@ fn changes(facts: &Facts) -> Vec<HealthItem> {
             1 => String::new(),
             count => format!(" It is the last of {count} within a week."),
         };
-        all.push(item(
+        all.push(HealthItem::new(
             Level::Warn,
             format!(
                 "A published version became another, {} ago: {}.{before}",
@@ -222,7 +221,7 @@ fn changes(facts: &Facts) -> Vec<HealthItem> {
         ));
     }
     if let Some(last) = &facts.removed.last {
-        all.push(item(
+        all.push(HealthItem::new(
             Level::Warn,
             format!(
                 "{} went from upstream's index within a week, the last one {} ago: {}.",
@@ -241,7 +240,7 @@ fn files(facts: &Facts) -> Vec<HealthItem> {
     let status = &facts.status;
     let mut all = Vec::new();
     if let Some(last) = &facts.mismatches.last {
-        all.push(item(
+        all.push(HealthItem::new(
             Level::Warn,
             format!(
                 "Upstream sent {} that the index does not promise, the last one {} ago. Nothing of it was kept.",
@@ -259,14 +258,14 @@ fn files(facts: &Facts) -> Vec<HealthItem> {
                 "{count} files that are held were found damaged, the last one {ago} ago. They are fetched again."
             ),
         };
-        all.push(item(
+        all.push(HealthItem::new(
             Level::Warn,
             text,
             "Look at the health of the disk, and run `orlop verify --repair`. This note goes a week after the last one, or with the next start.",
         ));
     }
     if status.totals.damaged > 0 {
-        all.push(item(
+        all.push(HealthItem::new(
             Level::Warn,
             format!(
                 "Damage was met {} in the records of the store since the start. What they told is fetched again.",
@@ -277,7 +276,7 @@ fn files(facts: &Facts) -> Vec<HealthItem> {
     }
     let verified = facts.recorded.verified.as_ref();
     if let Some(verified) = verified.filter(|verified| verified.problems > 0) {
-        all.push(item(
+        all.push(HealthItem::new(
             Level::Warn,
             format!(
                 "`orlop verify` found {} bad, {} ago.",
@@ -301,7 +300,7 @@ fn ahead(facts: &Facts) -> Vec<HealthItem> {
         };
         let first = recorded.first_failures.first();
         let first = first.map(|one| format!(", among them `{}` ({})", one.what, one.cause));
-        all.push(item(
+        all.push(HealthItem::new(
             Level::Warn,
             format!(
                 "{more_than}{} could not be fetched ahead{}.",
@@ -319,7 +318,7 @@ fn ahead(facts: &Facts) -> Vec<HealthItem> {
             continue;
         }
         let why = set.run.error.as_ref().map(|why| format!(" ({why})"));
-        all.push(item(
+        all.push(HealthItem::new(
             Level::Warn,
             format!(
                 "The saved set `{}` was last whole {} ago{}.",
@@ -343,8 +342,8 @@ fn jobs(facts: &Facts) -> Vec<HealthItem> {
         };
         let ago = since(&facts.status, job.at?);
         let text = format!("The last job `{}` {how}, {} ago.", job.kind, span(ago));
-        (ago < super::SHOWN_FOR).then(|| {
-            item(
+        (ago < SHOWN_FOR).then(|| {
+            HealthItem::new(
                 Level::Warn,
                 text,
                 "The log tells why. This note goes when one ends well, or after a week.",
@@ -367,22 +366,29 @@ fn git(status: &ServerState) -> Vec<HealthItem> {
     let mut all = Vec::new();
     let git = status.git.as_ref();
     if let Some(why) = git.and_then(|git| git.failing.as_ref()) {
-        all.push(item(
+        all.push(HealthItem::new(
             Level::Warn,
             format!("The git index does not follow, and is tried again: {why}."),
             "The sparse index is not concerned. The log has the details.",
         ));
     }
     if git.is_some_and(|git| git.state == GitState::NoBase) {
-        all.push(item(
+        all.push(HealthItem::new(
             Level::Good,
             "The git index is not served: it names the URL that clients reach this mirror by, and none is set.",
             "Set `public_url` in the configuration, or `git.enabled = false` if nobody wants it.",
         ));
     }
+    if git.is_some_and(|git| git.state == GitState::BeingMade) {
+        all.push(HealthItem::new(
+            Level::Good,
+            "The git index is being made: its clients get status 503 until the first commit is there.",
+            "Wait: the first commit comes within a minute, on a large store later. The sparse index is not concerned.",
+        ));
+    }
     for view in &status.views {
         if let Some(why) = &view.failing {
-            all.push(item(
+            all.push(HealthItem::new(
                 Level::Warn,
                 format!(
                     "The git index of the view `{}` does not follow, and is tried again: {why}.",
@@ -393,6 +399,34 @@ fn git(status: &ServerState) -> Vec<HealthItem> {
         }
     }
     all
+}
+
+/// What could not be used and was renamed, so that a new one took its place.
+fn set_aside(facts: &Facts) -> Vec<HealthItem> {
+    let items = facts.set_aside.iter().filter(|(_what, count)| *count > 0);
+    let items = items.map(|(what, count)| {
+        let (text, remedy) = match what {
+            SetAside::Database => (
+                format!(
+                    "{} of the store could not be used and was set aside as `sled.broken-…` in the data folder.",
+                    plural(*count, "index database")
+                ),
+                "The log of that start has the reason: look at the health of the disk, and run `orlop verify`. Everything in it was made again, so it may be deleted; `orlop gc` deletes it after a week.",
+            ),
+            SetAside::Repository => (
+                format!(
+                    "{} could not be used and was set aside as `….broken-…` beside the git index.",
+                    match count {
+                        1 => "1 git repository".to_owned(),
+                        count => format!("{count} git repositories"),
+                    }
+                ),
+                "The log has the reason: look at the health of the disk. The git index was made again from the store, so the folders `….broken-…` may be deleted.",
+            ),
+        };
+        HealthItem::new(Level::Warn, text, remedy)
+    });
+    items.collect()
 }
 
 fn hosts(status: &ServerState) -> Vec<HealthItem> {
@@ -410,10 +444,10 @@ fn hosts(status: &ServerState) -> Vec<HealthItem> {
             span(*age),
             served_meanwhile(status.mode)
         );
-        Some(item(
+        Some(HealthItem::new(
             Level::Warn,
             text,
-            "`orlop doctor` tries the way to upstream step by step.",
+            "Check the network of the server, and `upstream.url`, `upstream.proxy` and `upstream.ca_file`; `orlop doctor` there has the exact reason.",
         ))
     });
     troubled.collect()
@@ -425,14 +459,6 @@ fn served_meanwhile(mode: Mode) -> &'static str {
         Mode::Strict => {
             "Crate files that are held are served, and index entries as long as they are fresh."
         }
-    }
-}
-
-fn item(level: Level, text: impl Into<String>, remedy: impl Into<String>) -> HealthItem {
-    HealthItem {
-        level,
-        text: text.into(),
-        remedy: Some(remedy.into()),
     }
 }
 
@@ -510,6 +536,8 @@ mod tests {
             room: Some(room(500_000_000_000, 1_000_000_000_000)),
             oldest_stale: None,
             sync_every: None,
+            machine: Machine::default(),
+            set_aside: [(SetAside::Database, 0), (SetAside::Repository, 0)],
         }
     }
 
@@ -612,6 +640,39 @@ mod tests {
             reached,
             "stopping; answers under way come to their end; 1 crate held; 2 things need attention",
         );
+    }
+
+    #[test]
+    fn what_the_machine_lacks_is_an_item_and_no_part_of_what_readyz_reports() {
+        let (mut facts, well) = (well(), Health::of(&well()));
+        facts.machine.max_open_files = Some(256);
+        let health = Health::of(&facts);
+        assert_eq!((well.level, health.level), (Level::Good, Level::Warn));
+        assert_eq!(health.items.len(), 1);
+        assert_eq!(health.summary, well.summary);
+        assert!(health.is_ready);
+    }
+
+    #[test]
+    fn a_folder_without_a_server_is_judged_by_the_same_rules() {
+        let folder = FolderCondition {
+            dir: "/data".into(),
+            owner: 7,
+            mode: 0o755,
+            foreign: None,
+            free_inodes: None,
+        };
+        let levels = |mode, free_bytes| {
+            let folder = FolderCondition {
+                mode,
+                ..folder.clone()
+            };
+            let items = store_items(folder, Some(room(free_bytes, 1_000_000_000_000)));
+            items.iter().map(|item| item.level).collect::<Vec<_>>()
+        };
+        assert_eq!(levels(0o755, 500_000_000_000), []);
+        assert_eq!(levels(0o755, 1_500_000_000), [Level::Warn]);
+        assert_eq!(levels(0o777, 1_000_000_000), [Level::Bad, Level::Bad]);
     }
 
     fn once(kind: LogKind) -> Occurrences {
@@ -769,6 +830,24 @@ mod tests {
                 Level::Warn,
                 "At least 10000 crates could not be fetched ahead, among them `demo@1.0.0` (404)",
             )],
+        );
+        // What is being made again, and what was set aside for it.
+        check(
+            &|is| {
+                let git = git_index(None);
+                is.status.git = Some(crate::git_index::GitStatus {
+                    state: GitState::BeingMade,
+                    ..git
+                });
+            },
+            &[(Level::Good, "git index is being made")],
+        );
+        check(
+            &|is| is.set_aside = [(SetAside::Database, 1), (SetAside::Repository, 2)],
+            &[
+                (Level::Warn, "1 index database of the store"),
+                (Level::Warn, "2 git repositories could not be used"),
+            ],
         );
         // The worst comes first.
         check(

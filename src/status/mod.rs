@@ -3,7 +3,11 @@
 
 mod crates;
 mod events;
+mod facts;
 mod health;
+mod item;
+mod machine;
+mod recorded;
 mod traffic;
 
 use std::{
@@ -11,32 +15,28 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
-use self::traffic::TrafficHistory;
 pub use self::{
     crates::{CratePage, FoundCrate, SearchPage, VersionFacts},
     events::EventFacts,
-    health::{Health, HealthItem, Level},
+    facts::Facts,
+    health::{Health, store_items},
+    item::{HealthItem, Level},
+    machine::Machine,
     traffic::{Point, Range, TrafficSeries},
 };
+use self::{facts::SHOWN_FOR, recorded::LastRead, traffic::TrafficHistory};
+use parking_lot::Mutex;
+
 use crate::{
-    jobs::{
-        Jobs, RunningJob, ServerState, Services,
-        upkeep::{StatsReport, kept_stats},
-    },
-    store::{self, LogKind, Occurrences},
+    jobs::{Jobs, Services},
+    store::{self, LogKind},
 };
 
 /// How many events are gathered at most.
 const MAX_EVENTS: usize = 60;
-
-/// How long what is over is shown as needing attention: whoever looks once a week has seen it.
-const SHOWN_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
-/// How many failures of syncs are looked through; where there are more, that is said.
-const MAX_FAILURES: u64 = 10_000;
 
 /// What the server says about itself. Cloning it is cheap.
 #[derive(Debug, Clone)]
@@ -44,35 +44,7 @@ pub struct Status {
     services: Services,
     traffic: Arc<TrafficHistory>,
     is_stopping: Arc<AtomicBool>,
-}
-
-/// What was gathered at one moment: for [`Health::of`] and the status page.
-#[derive(Debug, Clone)]
-pub struct Facts {
-    /// The state as it is read off its owners, and the time of day.
-    pub status: ServerState,
-    /// Whether the server takes no more connections.
-    pub is_stopping: bool,
-    /// What was recorded: failures, sets, the last jobs. Its other numbers are left out.
-    pub recorded: StatsReport,
-    /// Jobs that run now.
-    pub running: Vec<RunningJob>,
-    /// The newest events, the newest first.
-    pub events: Vec<EventFacts>,
-    /// Checksums that changed within a week.
-    pub changed: Occurrences,
-    /// Versions that went from the index within a week.
-    pub removed: Occurrences,
-    /// Files that upstream sent within a week and that the index does not promise.
-    pub mismatches: Occurrences,
-    /// Stored files that were found damaged within a week.
-    pub damaged: Occurrences,
-    /// The room on the disk; `None`: the file system does not tell.
-    pub room: Option<store::Room>,
-    /// How old the oldest index entry is that was recently served past its time; `None`: none was.
-    pub oldest_stale: Option<Duration>,
-    /// How often saved sets are fetched again; `None`: only when somebody asks.
-    pub sync_every: Option<Duration>,
+    last_read: Arc<Mutex<LastRead>>,
 }
 
 impl Status {
@@ -83,6 +55,7 @@ impl Status {
             traffic: Arc::new(TrafficHistory::load(services.store.clone())),
             services,
             is_stopping: Arc::default(),
+            last_read: Arc::default(),
         }
     }
 
@@ -120,10 +93,10 @@ impl Status {
     /// Gathers everything that the status page shows. Blocks for the disk for some milliseconds.
     pub fn gather(&self) -> Facts {
         let (services, status) = (&self.services, self.services.state());
-        let mut recorded = StatsReport::default();
-        if let Err(error) = kept_stats(services, &mut recorded, MAX_FAILURES) {
-            tracing::warn!(%error, "could not read what was recorded");
-        }
+        let (recorded, disk) = {
+            let mut last = self.last_read.lock();
+            (last.recorded(services), last.disk(services))
+        };
         let log = services.store.log();
         let from = status.now.checked_sub(SHOWN_FOR);
         let since = |kind| log.since(kind, from.unwrap_or(SystemTime::UNIX_EPOCH));
@@ -143,6 +116,8 @@ impl Status {
             room: services.store.room(),
             oldest_stale: services.mirror.oldest_stale(),
             sync_every: services.sync_every(),
+            machine: disk.machine,
+            set_aside: disk.set_aside,
             status,
         }
     }

@@ -16,6 +16,7 @@
 use std::{
     collections::BTreeMap,
     ops::{Bound, ControlFlow},
+    sync::atomic::Ordering::SeqCst,
 };
 
 use super::{
@@ -295,7 +296,25 @@ impl Store {
             kept.check().map(|()| kept)
         });
         let kept = kept.collect::<Result<Vec<_>, Error>>()?;
-        self.shared().queue.call(|reply| Job::Keep(kept, reply))
+        let shared = self.shared();
+        let outcome = shared.queue.call(|reply| Job::Keep(kept, reply));
+        // After a failure it is unknown what was written.
+        if let Some(changes) = shared.kept_changes.get(table as usize) {
+            changes.fetch_add(1, SeqCst);
+        }
+        outcome
+    }
+
+    /// A number that rises with every change of these tables: what was read of them is current as
+    /// long as it stays the same.
+    pub fn kept_changes(&self, tables: &[Table]) -> u64 {
+        let changes = &self.shared().kept_changes;
+        let counts = tables
+            .iter()
+            .filter_map(|table| changes.get(*table as usize));
+        counts.fold(self.reopened(), |sum, count| {
+            sum.wrapping_add(count.load(SeqCst))
+        })
     }
 
     /// The value under a key; `None`: there is none.

@@ -35,6 +35,7 @@ mod catalogue;
 mod changes;
 mod codec;
 mod commit;
+mod condition;
 mod edits;
 mod error;
 mod events;
@@ -60,6 +61,7 @@ mod tests;
 mod upkeep_tests;
 
 use std::{
+    io,
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{
@@ -75,6 +77,7 @@ pub use self::{
     blobs::{Blob, Reservation, SpoolReader},
     changes::{Changed, Changes, Waiting},
     codec::{MAX_SNAPSHOT_BYTES, from_millis, to_millis},
+    condition::FolderCondition,
     error::{EngineError, Error, Mismatch},
     events::{CrateHistory, EventLog, LogEntry, LogKind, Occurrences},
     facts::{
@@ -132,6 +135,15 @@ impl Options {
             write_deadline: Duration::from_secs(20),
             space: SpaceProbe::default(),
         }
+    }
+
+    /// The space on the disk of the data folder; `None`: the file system does not report it.
+    pub fn room(&self) -> Option<Room> {
+        let space = self.space.ask(&self.dir).ok()?;
+        Some(Room {
+            space,
+            reserve_bytes: space::reserve_of(self.reserve_bytes, space),
+        })
     }
 }
 
@@ -536,12 +548,7 @@ impl Store {
 
     /// The room on the disk; `None`: the file system does not tell. Cheap.
     pub fn room(&self) -> Option<Room> {
-        let shared = self.shared();
-        let space = shared.options.space.ask(&shared.folder.dir).ok()?;
-        Some(Room {
-            space,
-            reserve_bytes: space::reserve_of(shared.options.reserve_bytes, space),
-        })
+        self.shared().options.room()
     }
 
     /// Bytes of the whole file system of the store; 0 where the file system does not report them.
@@ -555,6 +562,14 @@ impl Store {
         self.shared()
             .reopened
             .load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    /// What can be seen of the data folder from outside.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read.
+    pub fn condition(&self) -> io::Result<FolderCondition> {
+        FolderCondition::read(&self.shared().folder.dir)
     }
 
     /// How many index databases that could not be used are kept to be looked into.

@@ -89,6 +89,8 @@ pub(super) struct Shared {
     pub(super) suspect: AtomicBool,
     /// How often sled was opened anew while the program ran.
     pub(super) reopened: AtomicU64,
+    /// How often each of the small tables was written since the start.
+    pub(super) kept_changes: [AtomicU64; 8],
     /// The last field, because it is dropped last: the folder is locked until sled has let go of it.
     pub(super) folder: Folder,
 }
@@ -147,6 +149,7 @@ impl Shared {
             change_number_at_open: AtomicU64::new(change_number),
             suspect: AtomicBool::new(false),
             reopened: AtomicU64::new(0),
+            kept_changes: Default::default(),
         }
     }
 

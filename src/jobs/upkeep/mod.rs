@@ -14,7 +14,7 @@ pub use self::{
     refresh::{Outcome, RefreshReport, RefreshRequest, RefreshedName},
     stats::{
         Ended, Followed, GitIndex, JobStats, RecordedFailure, SetStats, StatsReport, StatsRequest,
-        UpstreamHost, Verified, kept_stats,
+        UpstreamHost, Verified, kept_stats, kept_stats_changes,
     },
     verify::{BadBlob, BadKind, VerifyReport, VerifyRequest, recall_findings},
     who::{WhoRelease, WhoReport, WhoRequest},

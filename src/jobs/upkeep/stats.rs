@@ -308,6 +308,12 @@ fn status_stats(services: &Services) -> StatsReport {
     }
 }
 
+/// A number that rises with every change of what [`kept_stats`] reads.
+pub fn kept_stats_changes(services: &Services) -> u64 {
+    let tables = [Table::Pins, Table::Failures, Table::Reports, Table::Sets];
+    services.store.kept_changes(&tables)
+}
+
 /// Adds what the store keeps to `report`: failures (as far as `most_failures`), sets, pins and the
 /// last jobs. Blocks for the disk.
 ///

@@ -1,0 +1,135 @@
+//! The machine of the server, as far as it may get in the way of the store: the data folder, inodes,
+//! open files.
+
+use std::path::Path;
+
+use rustix::process::{Resource, getrlimit};
+
+use super::item::{HealthItem, Level};
+use crate::{
+    store::{FolderCondition, Store},
+    util::error::one_line,
+};
+
+/// Open files that the server of a lab needs for its connections, blobs and packs.
+const MIN_OPEN_FILES: u64 = 4096;
+
+/// A mirror that fills creates so many files within days.
+const MIN_INODES: u64 = 10_000;
+
+/// What the machine of the server looks like.
+#[derive(Debug, Clone, Default)]
+pub struct Machine {
+    /// The data folder; `None`: it was not looked at.
+    pub folder: Option<FolderCondition>,
+    /// How many files the process may have open; `None`: there is no limit.
+    pub max_open_files: Option<u64>,
+}
+
+impl Machine {
+    /// Looks at the machine that this process runs on. Blocks for the disk.
+    pub(super) fn of(store: &Store) -> Machine {
+        let folder = store.condition();
+        if let Err(error) = &folder {
+            let error = one_line(error);
+            tracing::debug!(%error, "could not look at the data folder");
+        }
+        Machine {
+            folder: folder.ok(),
+            max_open_files: getrlimit(Resource::Nofile).current,
+        }
+    }
+
+    /// What should be put right. None of it keeps the server from serving.
+    pub fn items(&self) -> Vec<HealthItem> {
+        let mut all = Vec::new();
+        let max = self.max_open_files;
+        if let Some(max) = max.filter(|max| *max < MIN_OPEN_FILES) {
+            all.push(HealthItem::new(
+                Level::Warn,
+                format!("The server may have only {max} files open at a time."),
+                "Raise the limit: `LimitNOFILE=65536` in the systemd unit, or `ulimit -Hn`.",
+            ));
+        }
+        let Some(folder) = &self.folder else {
+            return all;
+        };
+        let (dir, owner) = (shown(&folder.dir), folder.owner);
+        if folder.is_open_to_all() {
+            let mode = folder.mode;
+            all.push(HealthItem::new(
+                Level::Bad,
+                format!("Every user may write into the data folder `{dir}` (mode {mode:o})."),
+                format!("`chmod o-w {dir}`"),
+            ));
+        }
+        if let Some((path, uid)) = &folder.foreign {
+            let path = shown(path);
+            all.push(HealthItem::new(
+                Level::Warn,
+                format!("`{path}` belongs to uid {uid}, and the data folder to uid {owner}."),
+                format!("With the server stopped: `chown -R {owner} {dir}`"),
+            ));
+        }
+        if let Some(free) = folder.free_inodes.filter(|free| *free < MIN_INODES) {
+            all.push(HealthItem::new(
+                Level::Warn,
+                format!("Only {free} more files fit on the disk of the data folder (inodes)."),
+                "Each crate is a file: use a file system with more inodes.",
+            ));
+        }
+        all
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_machine_lacks_is_said_with_its_remedy() {
+        let folder = FolderCondition {
+            dir: "/data".into(),
+            owner: 7,
+            mode: 0o755,
+            foreign: None,
+            free_inodes: Some(MIN_INODES),
+        };
+        let well = Machine {
+            folder: Some(folder.clone()),
+            max_open_files: Some(MIN_OPEN_FILES),
+        };
+        assert_eq!(well.items(), []);
+        assert_eq!(Machine::default().items(), []);
+        let bad = Machine {
+            folder: Some(FolderCondition {
+                mode: 0o777,
+                foreign: Some(("/data/journal".into(), 0)),
+                free_inodes: Some(9_999),
+                ..folder
+            }),
+            max_open_files: Some(1024),
+        };
+        let expected = [
+            (Level::Warn, "only 1024 files", "LimitNOFILE"),
+            (Level::Bad, "(mode 777)", "chmod o-w /data"),
+            (
+                Level::Warn,
+                "`/data/journal` belongs to uid 0",
+                "chown -R 7 /data",
+            ),
+            (Level::Warn, "Only 9999 more files", "more inodes"),
+        ];
+        let items = bad.items();
+        assert_eq!(items.len(), expected.len());
+        for (item, (level, text, remedy)) in items.iter().zip(expected) {
+            assert_eq!(item.level, level);
+            assert!(item.text.contains(text), "{item:?}");
+            assert!(item.remedy.as_deref().is_some_and(|it| it.contains(remedy)));
+        }
+    }
+}
