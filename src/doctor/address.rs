@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use super::Finding;
+use super::finding::Finding;
 
 /// The URLs of a mirror, each with a slash at its end.
 #[derive(Debug, Clone)]
@@ -30,8 +30,7 @@ impl MirrorUrls {
         });
         let mut url = url.map_err(|why| {
             finding!(Fail, "address" => "`{text}` is not the URL of a mirror: {why}";
-                "name the mirror like http://mirror.lab:8080, or its index like \
-                 sparse+http://mirror.lab:8080/index/")
+                "name the mirror like http://mirror.lab:8080, or its index like sparse+http://mirror.lab:8080/index/")
         })?;
         url.set_query(None);
         url.set_fragment(None);
@@ -58,6 +57,13 @@ impl MirrorUrls {
             is_git: git.is_some(),
         })
     }
+}
+
+/// The URL of `path` below a base with a slash at its end.
+pub(super) fn below(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}{path}", base.path()));
+    url
 }
 
 #[cfg(test)]

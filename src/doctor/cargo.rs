@@ -14,7 +14,7 @@ use std::{
 use semver::Version;
 use toml::{Table, Value};
 
-use super::{Finding, Findings, Severity};
+use super::finding::{Finding, Findings, Severity};
 
 /// How many configuration files are read, included ones among them.
 const MAX_FILES: usize = 64;
@@ -146,9 +146,10 @@ impl CargoConfig<'_> {
             }
             let folder = of_source("directory").or_else(|| of_source("local-registry"));
             if let Some(CargoValue { value, place }) = folder {
-                return Err(finding!(Warn, CHECK =>
-                    "crates.io is replaced by the crates in `{value}` (in {place}): cargo uses no mirror";
-                    "take the replacement out of {place} to use a mirror here"));
+                return Err(
+                    finding!(Warn, CHECK => "crates.io is replaced by the crates in `{value}` (in {place}): cargo uses no mirror";
+                    "take the replacement out of {place} to use a mirror here"),
+                );
             }
             let index = of_source("registry");
             let index = index.or_else(|| self.value(&["registries", &name, "index"]));
@@ -157,9 +158,10 @@ impl CargoConfig<'_> {
             }
             break;
         }
-        Err(finding!(Fail, CHECK =>
-            "crates.io is replaced by `{name}` (in {place}), which is not defined";
-            "add `[registries.{name}]` with its `index` there; `orlop client-config` prints both"))
+        Err(
+            finding!(Fail, CHECK => "crates.io is replaced by `{name}` (in {place}), which is not defined";
+            "add `[registries.{name}]` with its `index` there; `orlop client-config` prints both"),
+        )
     }
 
     /// Checks the configuration, and returns the index that cargo uses. A cargo that uses no
@@ -176,22 +178,19 @@ impl CargoConfig<'_> {
                 let index = without_password(value);
                 finding!(Ok, CHECK => "crates.io is replaced by `{index}` (in {place})")
             }
-            Ok(None) => Finding {
-                severity: if has_other {
-                    Severity::Warn
-                } else {
-                    Severity::Fail
-                },
-                ..finding!(Fail, CHECK =>
-                    "cargo uses crates.io itself: nothing replaces it in this folder";
-                    "on a client: `orlop client-config --url URL >> ~/.cargo/config.toml`")
-            },
+            Ok(None) => {
+                let mut none = finding!(Fail, CHECK => "cargo uses crates.io itself: nothing replaces it in this folder";
+                    "on a client: `orlop client-config --url URL >> ~/.cargo/config.toml`");
+                if has_other {
+                    none.severity = Severity::Warn;
+                }
+                none
+            }
             Err(finding) => finding.clone(),
         });
         let offline = self.value(&["net", "offline"]);
         if let Some(CargoValue { place, .. }) = offline.filter(|found| found.value == "true") {
-            findings.add(finding!(Fail, "cargo offline" =>
-                "`net.offline = true` in {place}: cargo sends no request";
+            findings.add(finding!(Fail, "cargo offline" => "`net.offline = true` in {place}: cargo sends no request";
                 "take `offline` out of {place}, unless cargo is to use only what it has"));
         }
         index.ok().flatten().map(|index| index.value)
@@ -204,8 +203,7 @@ pub(super) fn examine_version(is_sparse: bool) -> Finding {
     match version_of_cargo() {
         None => finding!(Skip, CHECK => "there is no cargo on the PATH"),
         Some(version) if version < Version::new(1, 68, 0) && is_sparse => {
-            finding!(Fail, CHECK =>
-                "cargo {version} does not know sparse indexes (1.68 and newer do)";
+            finding!(Fail, CHECK => "cargo {version} does not know sparse indexes (1.68 and newer do)";
             "use a newer toolchain, or the git index: `orlop client-config --git`")
         }
         Some(version) => finding!(Ok, CHECK => "cargo {version}"),

@@ -8,7 +8,11 @@ use std::{
 use serde_json::Value;
 use url::Url;
 
-use super::{Finding, Findings, address::MirrorUrls, below, status::ServerStatus};
+use super::{
+    address::{MirrorUrls, below},
+    finding::{Finding, Findings},
+    status::ServerStatus,
+};
 use crate::{
     registry::{CrateName, IndexFile, RegistryConfig, Release, Row, release::parse_version},
     upstream::probe::{Probe, ProbeError, Reply, Way},
@@ -108,8 +112,7 @@ impl MirrorProbe<'_> {
         let reply = probe.get(&below(&self.urls.base, "healthz")).await;
         if reply.is_ok_and(|reply| reply.status == 200) {
             let host = self.urls.base.host_str().unwrap_or_default();
-            findings.add(finding!(Fail, "proxy" =>
-                "the mirror answers without the proxy, and not through it";
+            findings.add(finding!(Fail, "proxy" => "the mirror answers without the proxy, and not through it";
                 "add `{host}` to the variable `no_proxy`"));
         }
     }
@@ -129,8 +132,7 @@ impl MirrorProbe<'_> {
                 findings.add(download.unwrap_or_else(|finding| finding));
             }
             Err(why) => findings.add(finding!(Fail, "index" => "{why}";
-                "name a crate that the mirror should have with --probe NAME; a mirror that is \
-                 offline has only what was synced or imported (`orlop stats`)")),
+                "name a crate that the mirror should have with --probe NAME; a mirror that is offline has only what was synced or imported (`orlop stats`)")),
         }
         findings.add(self.git().await?);
         Ok(())
@@ -224,8 +226,7 @@ impl MirrorProbe<'_> {
         let url = config.download_url(&release, expected);
         let leads_elsewhere = |why: &str| {
             finding!(Fail, "download host" => "`dl` of config.json leads to `{url}`: {why}";
-            "on the mirror, set `public_url` to the URL that clients reach it by; a reverse proxy \
-             has to pass the `Host` on")
+            "on the mirror, set `public_url` to the URL that clients reach it by; a reverse proxy has to pass the `Host` on")
         };
         let parsed = Url::parse(&url).map_err(|error| leads_elsewhere(&error.to_string()))?;
         let is_elsewhere = parsed.authority() != self.urls.base.authority();
@@ -239,15 +240,14 @@ impl MirrorProbe<'_> {
         if reply.status != 200 {
             let refusal = refusal(&reply);
             return Err(finding!(Fail, CHECK => "{refusal}";
-                "the answer and the mirror's log have the reason; the mirror's page shows whether \
-                 upstream is reachable"));
+                "the answer and the mirror's log have the reason; the mirror's page shows whether upstream is reachable"));
         }
         if reply.checksum != *expected {
             let (found, expected) = (reply.checksum.to_hex(), expected.to_hex());
-            return Err(finding!(Fail, CHECK =>
-                "{name} {version} is damaged: its sha256 is {found}, the index says {expected}";
-                "on the mirror: `orlop verify --repair`; if that finds nothing, something in \
-                 between changes the bytes (a proxy that scans or compresses)"));
+            return Err(
+                finding!(Fail, CHECK => "{name} {version} is damaged: its sha256 is {found}, the index says {expected}";
+                "on the mirror: `orlop verify --repair`; if that finds nothing, something in between changes the bytes (a proxy that scans or compresses)"),
+            );
         }
         let (kib, ms) = (reply.len.div_ceil(1024), reply.took.as_millis());
         Ok(finding!(Ok, CHECK => "{name} {version}, {kib} KiB in {ms} ms, its checksum is right"))
@@ -264,13 +264,11 @@ impl MirrorProbe<'_> {
             None if reply.status == 200
                 && reply.body.starts_with(b"001e# service=git-upload-pack") =>
             {
-                finding!(Skip, CHECK => "it has no commit yet: the first is made some seconds after \
-                    a crate was requested")
+                finding!(Skip, CHECK => "it has no commit yet: the first is made some seconds after a crate was requested")
             }
             None if !self.urls.is_git => finding!(Skip, CHECK => "{refusal}"),
             None => finding!(Fail, CHECK => "{refusal}";
-                "use the sparse index (`orlop client-config`), or set `git.enabled` and \
-                 `public_url` on the mirror"),
+                "use the sparse index (`orlop client-config`), or set `git.enabled` and `public_url` on the mirror"),
         })
     }
 }
@@ -280,8 +278,7 @@ fn explain(check: &'static str, urls: &MirrorUrls, error: &ProbeError) -> Findin
     let host = urls.base.host_str().unwrap_or_default();
     match error {
         ProbeError::UnknownIssuer => finding!(Fail, "TLS" => "{error}";
-            "give cargo the certificate of your authority: `http.cainfo = \"/path/to/ca.pem\"` in \
-             its configuration, or install it in the system"),
+            "give cargo the certificate of your authority: `http.cainfo = \"/path/to/ca.pem\"` in its configuration, or install it in the system"),
         ProbeError::CertificateTime(_) => finding!(Fail, "TLS" => "{error}";
             "renew the certificate of the server; if it is new, check the clock of this machine"),
         ProbeError::WrongName(_) => finding!(Fail, "TLS" => "{error}";
@@ -291,11 +288,9 @@ fn explain(check: &'static str, urls: &MirrorUrls, error: &ProbeError) -> Findin
         ProbeError::Connect(_) => finding!(Fail, check => "{error}";
             "is the server (or the proxy) running?"),
         ProbeError::Timeout => finding!(Fail, check => "{error}";
-            "the server, or a firewall in between, accepts connections and sends nothing: look at \
-             the server's log and load"),
+            "the server, or a firewall in between, accepts connections and sends nothing: look at the server's log and load"),
         ProbeError::Broken(_) => finding!(Fail, check => "{error}";
-            "the server does not speak HTTP, or something in between cuts it: check the port and \
-             http/https"),
+            "the server does not speak HTTP, or something in between cuts it: check the port and http/https"),
         ProbeError::Setup(_) => finding!(Fail, check => "{error}";
             "correct cargo's `http.proxy` and `http.cainfo`"),
     }
@@ -303,10 +298,8 @@ fn explain(check: &'static str, urls: &MirrorUrls, error: &ProbeError) -> Findin
 
 fn portal(check: &'static str, reply: &Reply) -> Finding {
     let Reply { status, url, .. } = reply;
-    finding!(Fail, check =>
-        "a page for people answers (status {status}, from `{url}`) and no mirror";
-        "a captive portal, a login wall or a proxy is in between, or the URL is that of another \
-         server: open it in a browser")
+    finding!(Fail, check => "a page for people answers (status {status}, from `{url}`) and no mirror";
+        "a captive portal, a login wall or a proxy is in between, or the URL is that of another server: open it in a browser")
 }
 
 fn clock(reply: &Reply, now: SystemTime) -> Finding {
@@ -328,16 +321,10 @@ fn clock(reply: &Reply, now: SystemTime) -> Finding {
 
 /// What an answer that is no success says.
 fn refusal(reply: &Reply) -> String {
-    let Reply {
-        status, url, body, ..
-    } = reply;
-    let start = String::from_utf8_lossy(body.get(..4096).unwrap_or(body));
-    let line = start.lines().map(str::trim).find(|line| !line.is_empty());
-    let line: String = line
-        .unwrap_or("no text")
-        .chars()
-        .take(MAX_SHOWN_LETTERS)
-        .collect();
+    let Reply { status, url, .. } = reply;
+    let body = String::from_utf8_lossy(&reply.body);
+    let line = body.trim().lines().next().unwrap_or("no text");
+    let line: String = line.chars().take(MAX_SHOWN_LETTERS).collect();
     format!("`{url}` answers with status {status}: {line}")
 }
 

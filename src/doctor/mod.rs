@@ -2,19 +2,10 @@
 //!
 //! The checks follow a request of cargo: its configuration, the proxy, the connection, the answer,
 //! the index, a download. What a running orlop knows comes from its `/status.json`; checked here is
-//! only what it cannot know. Nothing is printed: the result is a [`Diagnosis`].
+//! only what it cannot know, and where no server runs, what needs none. Nothing is printed: the result is a [`Diagnosis`].
 
-/// A [`Finding`]: `finding!(Fail, "check" => "what {was} found"; "what to do about it")`.
-macro_rules! finding {
-    ($severity:ident, $check:expr => $found:literal $(; $remedy:literal)?) => {
-        $crate::doctor::Finding {
-            check: $check,
-            severity: $crate::doctor::Severity::$severity,
-            found: format_args!($found).to_string(),
-            remedy: None$(.or(Some(format_args!($remedy).to_string())))?,
-        }
-    };
-}
+#[macro_use]
+mod finding;
 
 mod address;
 mod cargo;
@@ -25,10 +16,10 @@ mod status;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use serde::{Deserialize, Serialize};
-use url::Url;
+use serde::Serialize;
 
-use self::{address::MirrorUrls, cargo::CargoConfig};
+pub use self::finding::{Finding, Severity};
+use self::{address::MirrorUrls, cargo::CargoConfig, finding::Findings};
 use crate::{admin::Client, config::Loaded, upstream::probe::Way};
 
 /// What to examine.
@@ -47,38 +38,6 @@ pub struct Options {
     pub settings: Result<Loaded, String>,
 }
 
-/// How a check ended. The levels in `/status.json` are read as this, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// It is as it should be.
-    #[serde(alias = "good")]
-    Ok,
-    /// It works, and may fail soon or for others.
-    Warn,
-    /// It fails.
-    #[serde(alias = "bad")]
-    Fail,
-    /// It was not checked.
-    #[default]
-    Skip,
-}
-
-/// One check.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// What was checked.
-    pub check: &'static str,
-    /// How it ended.
-    #[serde(rename = "verdict")]
-    pub severity: Severity,
-    /// What was found.
-    pub found: String,
-    /// What to do about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub remedy: Option<String>,
-}
-
 /// Everything that was found.
 #[derive(Debug, Serialize)]
 #[serde(tag = "report", rename = "doctor")]
@@ -87,19 +46,6 @@ pub struct Diagnosis {
     pub problems: usize,
     /// Every check, in its order.
     pub findings: Vec<Finding>,
-}
-
-/// What was found so far.
-struct Findings<'a> {
-    list: Vec<Finding>,
-    on_finding: &'a mut dyn FnMut(&Finding),
-}
-
-impl Findings<'_> {
-    fn add(&mut self, finding: Finding) {
-        (self.on_finding)(&finding);
-        self.list.push(finding);
-    }
 }
 
 /// Runs every check that makes sense on this machine. Checks of the network take their time, so
@@ -142,8 +88,7 @@ async fn examine_all(options: &Options, findings: &mut Findings<'_>) {
             }
         }
         Some(Err(finding)) => findings.add(finding),
-        None => findings.add(finding!(Skip, "address" =>
-            "neither the command nor cargo's configuration names a mirror")),
+        None => findings.add(finding!(Skip, "address" => "neither the command nor cargo's configuration names a mirror")),
     }
     match &options.settings {
         Ok(loaded) => server::examine(loaded, &socket, status.as_ref(), findings).await,
@@ -153,11 +98,4 @@ async fn examine_all(options: &Options, findings: &mut Findings<'_>) {
                 "`orlop config check` shows the same with the places"));
         }
     }
-}
-
-/// The URL of `path` below a base with a slash at its end.
-fn below(base: &Url, path: &str) -> Url {
-    let mut url = base.clone();
-    url.set_path(&format!("{}{path}", base.path()));
-    url
 }

@@ -13,9 +13,9 @@ use tokio::{
 use url::Url;
 
 use super::{
-    Findings,
     address::MirrorUrls,
     cargo::{CargoConfig, without_password},
+    finding::Findings,
 };
 
 /// How long the system's resolver may take. It has no limit that a person would wait for.
@@ -50,7 +50,7 @@ pub(super) fn proxy(
     let shown = without_password(&proxy.value);
     findings.add(
         finding!(Warn, "proxy" => "cargo reaches the mirror through `{shown}` (in {place})";
-        "if the mirror is in your own network, add `{host}` to the variable `no_proxy`"),
+            "if the mirror is in your own network, add `{host}` to the variable `no_proxy`"),
     );
     Some(proxy.value)
 }
@@ -84,11 +84,8 @@ pub(super) async fn is_reachable(url: &Url, findings: &mut Findings<'_>) -> bool
     let addresses = match resolve(host, port).await {
         Ok(addresses) => addresses,
         Err(error) => {
-            findings.add(
-                finding!(Fail, "name resolution" => "`{host}` does not resolve: {error}";
-                "check the spelling, /etc/hosts and the DNS server of this machine, or use the \
-                 mirror's address"),
-            );
+            findings.add(finding!(Fail, "name resolution" => "`{host}` does not resolve: {error}";
+            "check the spelling, /etc/hosts and the DNS server of this machine, or use the mirror's address"));
             return false;
         }
     };
@@ -107,17 +104,13 @@ pub(super) async fn is_reachable(url: &Url, findings: &mut Findings<'_>) -> bool
         findings.add(finding!(Ok, "connection" => "{address} answers in {ms:.1} ms"));
         if let Some(first) = refused.first() {
             findings.add(finding!(Warn, "connection" => "clients try {first} before";
-                "let the mirror listen there too (`listen.addresses`), or take the address out \
-                 of the name: clients lose time at it"));
+                "let the mirror listen there too (`listen.addresses`), or take the address out of the name: clients lose time at it"));
         }
         return true;
     }
     let refused = refused.join("; ");
-    findings.add(
-        finding!(Fail, "connection" => "no address accepts connections: {refused}";
-        "on the mirror: is `orlop serve` running, does it listen on more than 127.0.0.1 \
-         (`listen.addresses`), does a firewall let port {port} through?"),
-    );
+    findings.add(finding!(Fail, "connection" => "no address accepts connections: {refused}";
+            "on the mirror: is `orlop serve` running, does it listen on more than 127.0.0.1 (`listen.addresses`), does a firewall let port {port} through?"));
     false
 }
 

@@ -4,8 +4,14 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
-use super::{Finding, Findings, Severity, below};
-use crate::upstream::probe::Probe;
+use super::{
+    address::below,
+    finding::{Finding, Findings},
+};
+use crate::{
+    status::{HealthItem, Level},
+    upstream::probe::Probe,
+};
 
 /// How old the server's last success with upstream may be: one that is older says nothing about now.
 const MAX_SUCCESS_AGE_SECONDS: u64 = 300;
@@ -13,14 +19,6 @@ const MAX_SUCCESS_AGE_SECONDS: u64 = 300;
 /// `/status.json`. A field that another version lacks counts as empty.
 #[derive(Debug)]
 pub(super) struct ServerStatus(Value);
-
-/// An item of `attention`.
-#[derive(Debug, Deserialize)]
-struct AttentionItem {
-    level: Severity,
-    text: String,
-    remedy: Option<String>,
-}
 
 impl ServerStatus {
     /// Asks the server at `base`; `None`: it is not orlop.
@@ -41,25 +39,20 @@ impl ServerStatus {
     /// Adds the verdict and everything that needs attention.
     pub(super) fn report(&self, findings: &mut Findings<'_>) {
         let items: Vec<Value> = self.get("/attention");
-        let items = items.into_iter().map(AttentionItem::deserialize);
-        let items: Vec<AttentionItem> = items.filter_map(Result::ok).collect();
-        let level: Severity = self.get("/verdict/level");
+        let items = items.into_iter().map(HealthItem::deserialize);
+        let items: Vec<HealthItem> = items.filter_map(Result::ok).collect();
+        let level: Level = self.get("/verdict/level");
         let [version, headline, detail] =
             ["/version", "/verdict/headline", "/verdict/detail"].map(|it| self.get::<&str>(it));
         let mut server = finding!(Ok, "server" => "orlop {version}: {headline}; {detail}");
         // What an item explains is counted there.
-        if level != Severity::Ok && !items.iter().any(|item| item.level == level) {
-            server.severity = level;
+        if level != Level::Good && !items.iter().any(|item| item.level == level) {
+            server.severity = level.into();
             server.remedy = Some("the mirror's status page has the details".to_owned());
         }
         findings.add(server);
         for item in items {
-            findings.add(Finding {
-                check: "attention",
-                severity: item.level,
-                found: item.text,
-                remedy: item.remedy,
-            });
+            findings.add(Finding::of("attention", item));
         }
     }
 
@@ -76,9 +69,9 @@ impl ServerStatus {
     /// long ago, or it never tried.
     pub(super) fn reached_upstream(&self) -> Option<String> {
         let last: Option<u64> = self.get("/upstream/index/last_success_seconds");
-        let level: Severity = self.get("/upstream/index/level");
+        let level: Level = self.get("/upstream/index/level");
         let [url, text] = ["/upstream/url", "/upstream/index/text"].map(|it| self.get::<&str>(it));
         let is_recent = last.is_some_and(|age| age <= MAX_SUCCESS_AGE_SECONDS);
-        (level == Severity::Ok && is_recent).then(|| format!("`{url}` {text}"))
+        (level == Level::Good && is_recent).then(|| format!("`{url}` {text}"))
     }
 }

@@ -1,9 +1,9 @@
 //! What the health of the server consists of: items, each with its level and its remedy.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How well something is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// As it should be.
@@ -16,7 +16,7 @@ pub enum Level {
 }
 
 /// Something that needs somebody. One that is [`Level::Good`] is only worth knowing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthItem {
     /// How bad it is.
     pub level: Level,

@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt as _,
     sync::Arc,
 };
 
@@ -174,14 +175,42 @@ fn a_store_without_a_server_is_examined_from_outside() {
     let found = [
         "warn  daemon: no server runs; the last one shut down in order",
         "skip  admin socket",
+        "start it: `orlop serve`",
+        "ok    store",
         "ok    disk",
-        "ok    open files",
         "ok    upstream",
     ];
     outcome.told(outcome.code.unwrap_or(9), &found);
     upstream.down();
     let outcome = setup.run(&["doctor", &upstream.url()]);
     outcome.told(1, &["FAIL  upstream"]);
+}
+
+/// The same items with a server, which reports them, and without one.
+#[test]
+fn what_is_wrong_with_the_data_folder_is_found_with_a_server_and_without() {
+    let upstream = Upstream::start(Registry::new().with(&Krate::new("here", "1.0.0")));
+    let setup = Setup::over(&upstream).start().terminate();
+    let everyone = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(setup.data(), everyone).expect("the folder is ours");
+    let open = "Every user may write into the data folder";
+    setup.run(&["doctor", &upstream.url()]).told(
+        1,
+        &["warn  daemon", &format!("FAIL  store: {open}"), "chmod o-w"],
+    );
+    let orlop = setup.start();
+    let found = [&format!("FAIL  attention: {open}"), "chmod o-w"];
+    let outcome = doctor(&[&orlop.url(), "--probe", "here"]);
+    outcome.told(1, &found);
+    let outcome = orlop
+        .setup()
+        .run(&["doctor", &orlop.url(), "--probe", "here"]);
+    outcome.told(1, &found);
+    assert_eq!(outcome.stdout.matches(open).count(), 1, "{outcome:?}");
+    // It is served all the same.
+    let ready = orlop.get("/readyz");
+    assert_eq!(ready.status, 200);
+    assert!(!ready.text().contains("attention"), "{}", ready.text());
 }
 
 #[test]

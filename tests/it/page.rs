@@ -329,6 +329,31 @@ fn where_nobody_said_by_which_url_it_is_reached_the_git_index_tells_what_to_set(
 }
 
 #[test]
+fn what_was_set_aside_needs_attention_until_it_is_deleted() {
+    let (upstream, orlop) = setting();
+    assert!(attention(&orlop, "set aside").is_none());
+    let setup = orlop.terminate();
+    let broken = ["sled.broken-1", "git/index.broken-1"].map(|name| setup.data().join(name));
+    for dir in &broken {
+        std::fs::create_dir_all(dir).expect("a folder in the data folder");
+    }
+    let orlop = setup.start();
+    for text in ["1 index database of the store", "1 git repository"] {
+        let item = attention(&orlop, text).expect("it needs attention");
+        assert_eq!(item["level"], "warn");
+        let remedy = item["remedy"].as_str().expect("text");
+        assert!(remedy.contains("may be deleted"), "{remedy}");
+    }
+    assert_eq!(orlop.get("/readyz").status, 200);
+    let setup = orlop.terminate();
+    for dir in &broken {
+        std::fs::remove_dir_all(dir).expect("nobody needs it");
+    }
+    assert!(attention(&setup.start(), "set aside").is_none());
+    drop(upstream);
+}
+
+#[test]
 fn many_who_look_at_once_are_all_answered() {
     let (_upstream, orlop) = setting();
     let answers = all_at_once(32, |_client| {

@@ -14,7 +14,8 @@ use crate::{
 #[command(after_help = "\
 Each check is one line: ok, warn, FAIL or skip, what was found, and what to do about it.
 Without URL, the mirror is the one that cargo's configuration names here, else the one of the
-settings. Where the store of the settings is on this machine, it is looked at, too.
+settings. Where the store of the settings is on this machine, the server that has it is asked
+for what it reports about itself and its machine; where none runs, the data folder is checked.
 
 Examples:
   orlop doctor                             on a client: follows cargo's configuration
@@ -88,13 +89,13 @@ fn print_finding(finding: &Finding, out: &mut dyn Write) -> io::Result<()> {
 fn summary(diagnosis: &Diagnosis) -> String {
     let is_warning = |finding: &&Finding| finding.severity == Severity::Warn;
     let warnings = diagnosis.findings.iter().filter(is_warning).count();
-    let warnings = match warnings {
-        0 => String::new(),
-        count => format!(", {}", plural(count as u64, "warning")),
+    let problems = match diagnosis.problems {
+        0 if warnings == 0 => return "all is well".to_owned(),
+        0 => "no problems".to_owned(),
+        count => plural(count as u64, "problem"),
     };
-    match diagnosis.problems {
-        0 if warnings.is_empty() => "all is well".to_owned(),
-        0 => format!("no problems{warnings}"),
-        count => format!("{}{warnings}", plural(count as u64, "problem")),
+    match warnings {
+        0 => problems,
+        count => format!("{problems}, {}", plural(count as u64, "warning")),
     }
 }
