@@ -148,7 +148,7 @@ impl CargoConfig<'_> {
             if let Some(CargoValue { value, place }) = folder {
                 return Err(
                     finding!(Warn, CHECK => "crates.io is replaced by the crates in `{value}` (in {place}): cargo uses no mirror";
-                    "take the replacement out of {place} to use a mirror here"),
+                        "take the replacement out of {place} to use a mirror here"),
                 );
             }
             let index = of_source("registry");
@@ -160,7 +160,7 @@ impl CargoConfig<'_> {
         }
         Err(
             finding!(Fail, CHECK => "crates.io is replaced by `{name}` (in {place}), which is not defined";
-            "add `[registries.{name}]` with its `index` there; `orlop client-config` prints both"),
+                "add `[registries.{name}]` with its `index` there; `orlop client-config` prints both"),
         )
     }
 
@@ -204,7 +204,7 @@ pub(super) fn examine_version(is_sparse: bool) -> Finding {
         None => finding!(Skip, CHECK => "there is no cargo on the PATH"),
         Some(version) if version < Version::new(1, 68, 0) && is_sparse => {
             finding!(Fail, CHECK => "cargo {version} does not know sparse indexes (1.68 and newer do)";
-            "use a newer toolchain, or the git index: `orlop client-config --git`")
+                "use a newer toolchain, or the git index: `orlop client-config --git`")
         }
         Some(version) => finding!(Ok, CHECK => "cargo {version}"),
     }

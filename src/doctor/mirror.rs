@@ -96,10 +96,9 @@ impl MirrorProbe<'_> {
         if reply.is_page() || reply.is_elsewhere {
             return Err(portal("answer", &reply));
         }
-        findings.add(
-            finding!(Warn, "answer" => "`{url}` answers with status {status} instead of `ok`";
-            "this server is not orlop, or a proxy in front of it reaches no mirror; check the URL"),
-        );
+        findings.add(finding!(Warn, "answer" =>
+            "`{url}` answers with status {status} instead of `ok`";
+            "this server is not orlop, or a proxy in front of it reaches no mirror; check the URL"));
         Ok(None)
     }
 
@@ -226,7 +225,7 @@ impl MirrorProbe<'_> {
         let url = config.download_url(&release, expected);
         let leads_elsewhere = |why: &str| {
             finding!(Fail, "download host" => "`dl` of config.json leads to `{url}`: {why}";
-            "on the mirror, set `public_url` to the URL that clients reach it by; a reverse proxy has to pass the `Host` on")
+                "on the mirror, set `public_url` to the URL that clients reach it by; a reverse proxy has to pass the `Host` on")
         };
         let parsed = Url::parse(&url).map_err(|error| leads_elsewhere(&error.to_string()))?;
         let is_elsewhere = parsed.authority() != self.urls.base.authority();
@@ -246,7 +245,7 @@ impl MirrorProbe<'_> {
             let (found, expected) = (reply.checksum.to_hex(), expected.to_hex());
             return Err(
                 finding!(Fail, CHECK => "{name} {version} is damaged: its sha256 is {found}, the index says {expected}";
-                "on the mirror: `orlop verify --repair`; if that finds nothing, something in between changes the bytes (a proxy that scans or compresses)"),
+                    "on the mirror: `orlop verify --repair`; if that finds nothing, something in between changes the bytes (a proxy that scans or compresses)"),
             );
         }
         let (kib, ms) = (reply.len.div_ceil(1024), reply.took.as_millis());

@@ -48,10 +48,9 @@ pub(super) fn proxy(
         return None;
     }
     let shown = without_password(&proxy.value);
-    findings.add(
-        finding!(Warn, "proxy" => "cargo reaches the mirror through `{shown}` (in {place})";
-            "if the mirror is in your own network, add `{host}` to the variable `no_proxy`"),
-    );
+    findings.add(finding!(Warn, "proxy" =>
+        "cargo reaches the mirror through `{shown}` (in {place})";
+        "if the mirror is in your own network, add `{host}` to the variable `no_proxy`"));
     Some(proxy.value)
 }
 
@@ -85,7 +84,7 @@ pub(super) async fn is_reachable(url: &Url, findings: &mut Findings<'_>) -> bool
         Ok(addresses) => addresses,
         Err(error) => {
             findings.add(finding!(Fail, "name resolution" => "`{host}` does not resolve: {error}";
-            "check the spelling, /etc/hosts and the DNS server of this machine, or use the mirror's address"));
+                "check the spelling, /etc/hosts and the DNS server of this machine, or use the mirror's address"));
             return false;
         }
     };
@@ -110,7 +109,7 @@ pub(super) async fn is_reachable(url: &Url, findings: &mut Findings<'_>) -> bool
     }
     let refused = refused.join("; ");
     findings.add(finding!(Fail, "connection" => "no address accepts connections: {refused}";
-            "on the mirror: is `orlop serve` running, does it listen on more than 127.0.0.1 (`listen.addresses`), does a firewall let port {port} through?"));
+        "on the mirror: is `orlop serve` running, does it listen on more than 127.0.0.1 (`listen.addresses`), does a firewall let port {port} through?"));
     false
 }
 

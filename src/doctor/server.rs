@@ -109,7 +109,7 @@ fn daemon(process: Option<Pid>, lock: &str) -> Finding {
         }
         None => {
             finding!(Warn, "daemon" => "no server runs, and the last one did not shut down in order";
-            "start it: `orlop serve` repairs the store; the log of the last one has the reason")
+                "start it: `orlop serve` repairs the store; the log of the last one has the reason")
         }
     }
 }
@@ -132,7 +132,7 @@ fn admin_socket(
         }
         Ok(None) if is_running => {
             finding!(Warn, CHECK => "no server answers at `{path}`: commands such as `orlop sync` cannot be used";
-            "if the server has its socket at another path, name that with `--admin-socket`; its log says whether it could create one")
+                "if the server has its socket at another path, name that with `--admin-socket`; its log says whether it could create one")
         }
         Ok(None) => finding!(Skip, CHECK => "no server runs"),
         Err(error) => {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::{events::EventFacts, machine::Machine};
 use crate::{
     jobs::{RunningJob, ServerState, upkeep::StatsReport},
-    metrics::SetAside,
     store::{self, Occurrences},
 };
 
@@ -42,8 +41,6 @@ pub struct Facts {
     pub oldest_stale: Option<Duration>,
     /// What the machine looks like.
     pub machine: Machine,
-    /// How much could not be used and was set aside.
-    pub set_aside: [(SetAside, u64); 2],
     /// How often saved sets are fetched again; `None`: only when somebody asks.
     pub sync_every: Option<Duration>,
 }

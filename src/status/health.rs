@@ -175,11 +175,9 @@ pub fn store_items(folder: FolderCondition, room: Option<Room>) -> Vec<HealthIte
 /// What there is to say about the disk of the data folder, where the store takes writes or not.
 fn disk(room: Option<Room>, is_writable: bool) -> Option<HealthItem> {
     if !is_writable {
-        return Some(HealthItem::new(
-            Level::Bad,
-            "The store takes no writes: the disk is full or failed. What is held is served, and nothing new is kept.",
-            "Make room on the disk of the data folder; `orlop gc --unused-for 90d` removes what nobody fetched for so long. Writes come back by themselves.",
-        ));
+        return Some(item!(Bad,
+            "The store takes no writes: the disk is full or failed. What is held is served, and nothing new is kept.";
+            "Make room on the disk of the data folder; `orlop gc --unused-for 90d` removes what nobody fetched for so long. Writes come back by themselves."));
     }
     let room = room?;
     let (free, total) = (room.space.free_bytes, room.space.total_bytes);
@@ -187,16 +185,9 @@ fn disk(room: Option<Room>, is_writable: bool) -> Option<HealthItem> {
     if !is_low && free >= room.reserve_bytes.saturating_mul(2) {
         return None;
     }
-    Some(HealthItem::new(
-        Level::Warn,
-        format!(
-            "The disk of the data folder is nearly full: {} of {} are free. Below {} nothing new is kept.",
-            size(free),
-            size(total),
-            size(room.reserve_bytes)
-        ),
-        "Make room, or remove what nobody fetched for long with `orlop gc --unused-for 90d`.",
-    ))
+    Some(item!(Warn,
+        "The disk of the data folder is nearly full: {} of {} are free. Below {} nothing new is kept.", size(free), size(total), size(room.reserve_bytes);
+        "Make room, or remove what nobody fetched for long with `orlop gc --unused-for 90d`."))
 }
 
 /// What upstream changed that never should change, or took away.
@@ -207,30 +198,14 @@ fn changes(facts: &Facts) -> Vec<HealthItem> {
             1 => String::new(),
             count => format!(" It is the last of {count} within a week."),
         };
-        all.push(HealthItem::new(
-            Level::Warn,
-            format!(
-                "A published version became another, {} ago: {}.{before}",
-                ago(facts, last),
-                last.text
-            ),
-            format!(
-                "Find out why before you build with it; `orlop who {}` tells who fetched it. This note goes a week after the last change.",
-                last.name.as_ref().map_or("NAME", CrateName::as_str)
-            ),
-        ));
+        all.push(item!(Warn,
+            "A published version became another, {} ago: {}.{before}", ago(facts, last), last.text;
+            "Find out why before you build with it; `orlop who {}` tells who fetched it. This note goes a week after the last change.", last.name.as_ref().map_or("NAME", CrateName::as_str)));
     }
     if let Some(last) = &facts.removed.last {
-        all.push(HealthItem::new(
-            Level::Warn,
-            format!(
-                "{} went from upstream's index within a week, the last one {} ago: {}.",
-                plural(facts.removed.count, "version"),
-                ago(facts, last),
-                last.text
-            ),
-            "`orlop pin NAME@VERSION` keeps a file that you need. This note goes a week after the last removal.",
-        ));
+        all.push(item!(Warn,
+            "{} went from upstream's index within a week, the last one {} ago: {}.", plural(facts.removed.count, "version"), ago(facts, last), last.text;
+            "`orlop pin NAME@VERSION` keeps a file that you need. This note goes a week after the last removal."));
     }
     all
 }
@@ -240,15 +215,9 @@ fn files(facts: &Facts) -> Vec<HealthItem> {
     let status = &facts.status;
     let mut all = Vec::new();
     if let Some(last) = &facts.mismatches.last {
-        all.push(HealthItem::new(
-            Level::Warn,
-            format!(
-                "Upstream sent {} that the index does not promise, the last one {} ago. Nothing of it was kept.",
-                plural(facts.mismatches.count, "file"),
-                ago(facts, last)
-            ),
-            "The log names each; something between here and upstream may change what passes. This note goes a week after the last one, or with the next start.",
-        ));
+        all.push(item!(Warn,
+            "Upstream sent {} that the index does not promise, the last one {} ago. Nothing of it was kept.", plural(facts.mismatches.count, "file"), ago(facts, last);
+            "The log names each; something between here and upstream may change what passes. This note goes a week after the last one, or with the next start."));
     }
     if let Some(last) = &facts.damaged.last {
         let ago = ago(facts, last);
@@ -258,33 +227,20 @@ fn files(facts: &Facts) -> Vec<HealthItem> {
                 "{count} files that are held were found damaged, the last one {ago} ago. They are fetched again."
             ),
         };
-        all.push(HealthItem::new(
-            Level::Warn,
-            text,
-            "Look at the health of the disk, and run `orlop verify --repair`. This note goes a week after the last one, or with the next start.",
-        ));
+        all.push(item!(Warn,
+            "{text}";
+            "Look at the health of the disk, and run `orlop verify --repair`. This note goes a week after the last one, or with the next start."));
     }
     if status.totals.damaged > 0 {
-        all.push(HealthItem::new(
-            Level::Warn,
-            format!(
-                "Damage was met {} in the records of the store since the start. What they told is fetched again.",
-                plural(status.totals.damaged, "time")
-            ),
-            "Look at the health of the disk, and run `orlop verify`. This note goes with the next start.",
-        ));
+        all.push(item!(Warn,
+            "Damage was met {} in the records of the store since the start. What they told is fetched again.", plural(status.totals.damaged, "time");
+            "Look at the health of the disk, and run `orlop verify`. This note goes with the next start."));
     }
     let verified = facts.recorded.verified.as_ref();
     if let Some(verified) = verified.filter(|verified| verified.problems > 0) {
-        all.push(HealthItem::new(
-            Level::Warn,
-            format!(
-                "`orlop verify` found {} bad, {} ago.",
-                plural(verified.problems, "file"),
-                span(since(status, verified.at))
-            ),
-            "`orlop verify --repair` fetches them again. This note goes when a verify finds none.",
-        ));
+        all.push(item!(Warn,
+            "`orlop verify` found {} bad, {} ago.", plural(verified.problems, "file"), span(since(status, verified.at));
+            "`orlop verify --repair` fetches them again. This note goes when a verify finds none."));
     }
     all
 }
@@ -300,15 +256,9 @@ fn ahead(facts: &Facts) -> Vec<HealthItem> {
         };
         let first = recorded.first_failures.first();
         let first = first.map(|one| format!(", among them `{}` ({})", one.what, one.cause));
-        all.push(HealthItem::new(
-            Level::Warn,
-            format!(
-                "{more_than}{} could not be fetched ahead{}.",
-                plural(recorded.failures, "crate"),
-                first.unwrap_or_default()
-            ),
-            "`orlop stats` lists them, and every `orlop sync` tries them again. This note goes with the last of them.",
-        ));
+        all.push(item!(Warn,
+            "{more_than}{} could not be fetched ahead{}.", plural(recorded.failures, "crate"), first.unwrap_or_default();
+            "`orlop stats` lists them, and every `orlop sync` tries them again. This note goes with the last of them."));
     }
     let every = facts.sync_every.filter(|_| status.mode != Mode::Offline);
     for set in every.map_or(&[][..], |_every| &recorded.sets) {
@@ -318,16 +268,9 @@ fn ahead(facts: &Facts) -> Vec<HealthItem> {
             continue;
         }
         let why = set.run.error.as_ref().map(|why| format!(" ({why})"));
-        all.push(HealthItem::new(
-            Level::Warn,
-            format!(
-                "The saved set `{}` was last whole {} ago{}.",
-                set.name,
-                span(late),
-                why.unwrap_or_default()
-            ),
-            "`orlop sync` brings it up to date now and says what fails; `orlop sync --forget NAME` drops a set that nobody needs.",
-        ));
+        all.push(item!(Warn,
+            "The saved set `{}` was last whole {} ago{}.", set.name, span(late), why.unwrap_or_default();
+            "`orlop sync` brings it up to date now and says what fails; `orlop sync --forget NAME` drops a set that nobody needs."));
     }
     all
 }
@@ -343,11 +286,9 @@ fn jobs(facts: &Facts) -> Vec<HealthItem> {
         let ago = since(&facts.status, job.at?);
         let text = format!("The last job `{}` {how}, {} ago.", job.kind, span(ago));
         (ago < SHOWN_FOR).then(|| {
-            HealthItem::new(
-                Level::Warn,
-                text,
-                "The log tells why. This note goes when one ends well, or after a week.",
-            )
+            item!(Warn,
+                "{text}";
+                "The log tells why. This note goes when one ends well, or after a week.")
         })
     });
     told.collect()
@@ -366,36 +307,25 @@ fn git(status: &ServerState) -> Vec<HealthItem> {
     let mut all = Vec::new();
     let git = status.git.as_ref();
     if let Some(why) = git.and_then(|git| git.failing.as_ref()) {
-        all.push(HealthItem::new(
-            Level::Warn,
-            format!("The git index does not follow, and is tried again: {why}."),
-            "The sparse index is not concerned. The log has the details.",
-        ));
+        all.push(item!(Warn,
+            "The git index does not follow, and is tried again: {why}.";
+            "The sparse index is not concerned. The log has the details."));
     }
     if git.is_some_and(|git| git.state == GitState::NoBase) {
-        all.push(HealthItem::new(
-            Level::Good,
-            "The git index is not served: it names the URL that clients reach this mirror by, and none is set.",
-            "Set `public_url` in the configuration, or `git.enabled = false` if nobody wants it.",
-        ));
+        all.push(item!(Good,
+            "The git index is not served: it names the URL that clients reach this mirror by, and none is set.";
+            "Set `public_url` in the configuration, or `git.enabled = false` if nobody wants it."));
     }
     if git.is_some_and(|git| git.state == GitState::BeingMade) {
-        all.push(HealthItem::new(
-            Level::Good,
-            "The git index is being made: its clients get status 503 until the first commit is there.",
-            "Wait: the first commit comes within a minute, on a large store later. The sparse index is not concerned.",
-        ));
+        all.push(item!(Good,
+            "The git index is being made: its clients get status 503 until the first commit is there.";
+            "Wait: the first commit comes within a minute, on a large store later. The sparse index is not concerned."));
     }
     for view in &status.views {
         if let Some(why) = &view.failing {
-            all.push(HealthItem::new(
-                Level::Warn,
-                format!(
-                    "The git index of the view `{}` does not follow, and is tried again: {why}.",
-                    view.name
-                ),
-                "The sparse index of the view is not concerned. The log has the details.",
-            ));
+            all.push(item!(Warn,
+                "The git index of the view `{}` does not follow, and is tried again: {why}.", view.name;
+                "The sparse index of the view is not concerned. The log has the details."));
         }
     }
     all
@@ -403,28 +333,18 @@ fn git(status: &ServerState) -> Vec<HealthItem> {
 
 /// What could not be used and was renamed, so that a new one took its place.
 fn set_aside(facts: &Facts) -> Vec<HealthItem> {
-    let items = facts.set_aside.iter().filter(|(_what, count)| *count > 0);
-    let items = items.map(|(what, count)| {
-        let (text, remedy) = match what {
-            SetAside::Database => (
-                format!(
-                    "{} of the store could not be used and was set aside as `sled.broken-…` in the data folder.",
-                    plural(*count, "index database")
-                ),
-                "The log of that start has the reason: look at the health of the disk, and run `orlop verify`. Everything in it was made again, so it may be deleted; `orlop gc` deletes it after a week.",
-            ),
-            SetAside::Repository => (
-                format!(
-                    "{} could not be used and was set aside as `….broken-…` beside the git index.",
-                    match count {
-                        1 => "1 git repository".to_owned(),
-                        count => format!("{count} git repositories"),
-                    }
-                ),
-                "The log has the reason: look at the health of the disk. The git index was made again from the store, so the folders `….broken-…` may be deleted.",
-            ),
-        };
-        HealthItem::new(Level::Warn, text, remedy)
+    let items = facts
+        .machine
+        .set_aside
+        .iter()
+        .filter(|(_what, count)| *count > 0);
+    let items = items.map(|(what, count)| match what {
+        SetAside::Database => item!(Warn,
+            "{} of the store could not be used and was set aside as `sled.broken-…` in the data folder.", plural(*count, "index database");
+            "The log of that start has the reason: look at the health of the disk, and run `orlop verify`. Everything in it was made again, so it may be deleted; `orlop gc` deletes it after a week."),
+        SetAside::Repository => item!(Warn,
+            "The git index could not be used and was set aside as `….broken-…` beside it, {}.", plural(*count, "time");
+            "The log has the reason: look at the health of the disk. It was made again from the store, so the folders `….broken-…` may be deleted."),
     });
     items.collect()
 }
@@ -444,11 +364,9 @@ fn hosts(status: &ServerState) -> Vec<HealthItem> {
             span(*age),
             served_meanwhile(status.mode)
         );
-        Some(HealthItem::new(
-            Level::Warn,
-            text,
-            "Check the network of the server, and `upstream.url`, `upstream.proxy` and `upstream.ca_file`; `orlop doctor` there has the exact reason.",
-        ))
+        Some(item!(Warn,
+            "{text}";
+            "Check the network of the server, and `upstream.url`, `upstream.proxy` and `upstream.ca_file`; `orlop doctor` there has the exact reason."))
     });
     troubled.collect()
 }
@@ -537,7 +455,6 @@ mod tests {
             oldest_stale: None,
             sync_every: None,
             machine: Machine::default(),
-            set_aside: [(SetAside::Database, 0), (SetAside::Repository, 0)],
         }
     }
 
@@ -843,10 +760,13 @@ mod tests {
             &[(Level::Good, "git index is being made")],
         );
         check(
-            &|is| is.set_aside = [(SetAside::Database, 1), (SetAside::Repository, 2)],
+            &|is| is.machine.set_aside = vec![(SetAside::Database, 1), (SetAside::Repository, 2)],
             &[
                 (Level::Warn, "1 index database of the store"),
-                (Level::Warn, "2 git repositories could not be used"),
+                (
+                    Level::Warn,
+                    "git index could not be used and was set aside as `….broken-…` beside it, 2 times",
+                ),
             ],
         );
         // The worst comes first.

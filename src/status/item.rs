@@ -2,6 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
+/// A [`HealthItem`]: `item!(Warn, "what {} is", value; "what to do about it")`.
+macro_rules! item {
+    ($level:ident, $text:literal $(, $value:expr)*; $remedy:literal $(, $name:expr)*) => {
+        $crate::status::item::HealthItem {
+            level: $crate::status::item::Level::$level,
+            text: format_args!($text $(, $value)*).to_string(),
+            remedy: Some(format_args!($remedy $(, $name)*).to_string()),
+        }
+    };
+}
+
 /// How well something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -24,19 +35,4 @@ pub struct HealthItem {
     pub text: String,
     /// What to do about it, as a sentence; commands stand in backticks. `None`: nothing.
     pub remedy: Option<String>,
-}
-
-impl HealthItem {
-    /// An item with its remedy.
-    pub(super) fn new(
-        level: Level,
-        text: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> HealthItem {
-        HealthItem {
-            level,
-            text: text.into(),
-            remedy: Some(remedy.into()),
-        }
-    }
 }

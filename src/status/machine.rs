@@ -5,11 +5,8 @@ use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
 
-use super::item::{HealthItem, Level};
-use crate::{
-    store::{FolderCondition, Store},
-    util::error::one_line,
-};
+use super::item::HealthItem;
+use crate::{jobs::Services, metrics::SetAside, store::FolderCondition, util::error::one_line};
 
 /// Open files that the server of a lab needs for its connections, blobs and packs.
 const MIN_OPEN_FILES: u64 = 4096;
@@ -24,12 +21,14 @@ pub struct Machine {
     pub folder: Option<FolderCondition>,
     /// How many files the process may have open; `None`: there is no limit.
     pub max_open_files: Option<u64>,
+    /// How much could not be used and was set aside.
+    pub set_aside: Vec<(SetAside, u64)>,
 }
 
 impl Machine {
     /// Looks at the machine that this process runs on. Blocks for the disk.
-    pub(super) fn of(store: &Store) -> Machine {
-        let folder = store.condition();
+    pub(super) fn of(services: &Services) -> Machine {
+        let folder = services.store.condition();
         if let Err(error) = &folder {
             let error = one_line(error);
             tracing::debug!(%error, "could not look at the data folder");
@@ -37,6 +36,7 @@ impl Machine {
         Machine {
             folder: folder.ok(),
             max_open_files: getrlimit(Resource::Nofile).current,
+            set_aside: services.set_aside().to_vec(),
         }
     }
 
@@ -45,11 +45,9 @@ impl Machine {
         let mut all = Vec::new();
         let max = self.max_open_files;
         if let Some(max) = max.filter(|max| *max < MIN_OPEN_FILES) {
-            all.push(HealthItem::new(
-                Level::Warn,
-                format!("The server may have only {max} files open at a time."),
-                "Raise the limit: `LimitNOFILE=65536` in the systemd unit, or `ulimit -Hn`.",
-            ));
+            all.push(item!(Warn,
+                "The server may have only {max} files open at a time.";
+                "Raise the limit: `LimitNOFILE=65536` in the systemd unit, or `ulimit -Hn`."));
         }
         let Some(folder) = &self.folder else {
             return all;
@@ -57,26 +55,20 @@ impl Machine {
         let (dir, owner) = (shown(&folder.dir), folder.owner);
         if folder.is_open_to_all() {
             let mode = folder.mode;
-            all.push(HealthItem::new(
-                Level::Bad,
-                format!("Every user may write into the data folder `{dir}` (mode {mode:o})."),
-                format!("`chmod o-w {dir}`"),
-            ));
+            all.push(item!(Bad,
+                "Every user may write into the data folder `{dir}` (mode {mode:o}).";
+                "`chmod o-w {dir}`"));
         }
         if let Some((path, uid)) = &folder.foreign {
             let path = shown(path);
-            all.push(HealthItem::new(
-                Level::Warn,
-                format!("`{path}` belongs to uid {uid}, and the data folder to uid {owner}."),
-                format!("With the server stopped: `chown -R {owner} {dir}`"),
-            ));
+            all.push(item!(Warn,
+                "`{path}` belongs to uid {uid}, and the data folder to uid {owner}.";
+                "With the server stopped: `chown -R {owner} {dir}`"));
         }
         if let Some(free) = folder.free_inodes.filter(|free| *free < MIN_INODES) {
-            all.push(HealthItem::new(
-                Level::Warn,
-                format!("Only {free} more files fit on the disk of the data folder (inodes)."),
-                "Each crate is a file: use a file system with more inodes.",
-            ));
+            all.push(item!(Warn,
+                "Only {free} more files fit on the disk of the data folder (inodes).";
+                "Each crate is a file: use a file system with more inodes."));
         }
         all
     }
@@ -89,6 +81,7 @@ fn shown(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::item::Level;
 
     #[test]
     fn what_a_machine_lacks_is_said_with_its_remedy() {
@@ -102,6 +95,7 @@ mod tests {
         let well = Machine {
             folder: Some(folder.clone()),
             max_open_files: Some(MIN_OPEN_FILES),
+            set_aside: Vec::new(),
         };
         assert_eq!(well.items(), []);
         assert_eq!(Machine::default().items(), []);
@@ -113,6 +107,7 @@ mod tests {
                 ..folder
             }),
             max_open_files: Some(1024),
+            set_aside: Vec::new(),
         };
         let expected = [
             (Level::Warn, "only 1024 files", "LimitNOFILE"),

@@ -1,11 +1,13 @@
 //! What the server says about itself: how well it is, what happened, what went through, and what is
 //! known of a crate. The pages, the health probes and the service manager read it from here.
 
+#[macro_use]
+mod item;
+
 mod crates;
 mod events;
 mod facts;
 mod health;
-mod item;
 mod machine;
 mod recorded;
 mod traffic;
@@ -93,9 +95,9 @@ impl Status {
     /// Gathers everything that the status page shows. Blocks for the disk for some milliseconds.
     pub fn gather(&self) -> Facts {
         let (services, status) = (&self.services, self.services.state());
-        let (recorded, disk) = {
+        let (recorded, machine) = {
             let mut last = self.last_read.lock();
-            (last.recorded(services), last.disk(services))
+            (last.recorded(services), last.machine(services))
         };
         let log = services.store.log();
         let from = status.now.checked_sub(SHOWN_FOR);
@@ -116,8 +118,7 @@ impl Status {
             room: services.store.room(),
             oldest_stale: services.mirror.oldest_stale(),
             sync_every: services.sync_every(),
-            machine: disk.machine,
-            set_aside: disk.set_aside,
+            machine,
             status,
         }
     }

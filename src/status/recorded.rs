@@ -8,7 +8,6 @@ use crate::{
         JobError, Services,
         upkeep::{StatsReport, kept_stats, kept_stats_changes},
     },
-    metrics::SetAside,
     util::error::one_line,
 };
 
@@ -20,16 +19,9 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(15);
 #[derive(Debug, Default)]
 pub(super) struct LastRead {
     recorded: Recorded,
-    disk: Option<(Instant, DiskFacts)>,
-}
-
-/// What the folders of the server look like.
-#[derive(Debug, Clone)]
-pub(super) struct DiskFacts {
-    /// The machine.
-    pub(super) machine: Machine,
-    /// How much could not be used and was set aside.
-    pub(super) set_aside: [(SetAside, u64); 2],
+    machine: Machine,
+    /// When the machine was looked at.
+    machine_at: Option<Instant>,
 }
 
 impl LastRead {
@@ -45,19 +37,14 @@ impl LastRead {
         self.recorded.report.clone()
     }
 
-    /// What the folders look like.
-    pub(super) fn disk(&mut self, services: &Services) -> DiskFacts {
-        match &self.disk {
-            Some((at, facts)) if at.elapsed() < REFRESH_INTERVAL => facts.clone(),
-            _ => {
-                let facts = DiskFacts {
-                    machine: Machine::of(&services.store),
-                    set_aside: services.set_aside(),
-                };
-                self.disk = Some((Instant::now(), facts.clone()));
-                facts
-            }
+    /// What the machine looks like.
+    pub(super) fn machine(&mut self, services: &Services) -> Machine {
+        let is_old = |at: Instant| at.elapsed() >= REFRESH_INTERVAL;
+        if self.machine_at.is_none_or(is_old) {
+            self.machine = Machine::of(services);
+            self.machine_at = Some(Instant::now());
         }
+        self.machine.clone()
     }
 }
 

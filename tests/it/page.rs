@@ -338,7 +338,10 @@ fn what_was_set_aside_needs_attention_until_it_is_deleted() {
         std::fs::create_dir_all(dir).expect("a folder in the data folder");
     }
     let orlop = setup.start();
-    for text in ["1 index database of the store", "1 git repository"] {
+    for text in [
+        "1 index database of the store",
+        "git index could not be used",
+    ] {
         let item = attention(&orlop, text).expect("it needs attention");
         assert_eq!(item["level"], "warn");
         let remedy = item["remedy"].as_str().expect("text");
