@@ -168,6 +168,7 @@ pub mod git;
 pub mod git_index;
 pub mod http;
 pub mod jobs;
+pub mod listen;
 pub mod metrics;
 pub mod mirror;
 pub mod policy;

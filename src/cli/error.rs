@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use crate::jobs::{Fault, JobError};
 use crate::util::error::{messages, one_line};
-use crate::{admin, config, git, http::listen, metrics, mirror, store, upstream};
+use crate::{admin, config, git, listen, metrics, mirror, store, upstream};
 
 /// How a run ended. Scripts rely on the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

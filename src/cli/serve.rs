@@ -27,7 +27,8 @@ use crate::{
     admin::{self, Daemon as _},
     app::App,
     config::{Config, Loaded, ServiceManager, Sources},
-    http::{Server, listen},
+    http::Server,
+    listen,
     registry::client::client_config,
 };
 

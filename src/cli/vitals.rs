@@ -16,7 +16,8 @@ use tokio::time::MissedTickBehavior;
 use super::notify::Notify;
 use crate::{
     app::App,
-    http::{self, listen::Pulse},
+    http,
+    listen::Pulse,
     status::{Health, Status},
     util::error::one_line,
 };

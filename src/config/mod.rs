@@ -34,7 +34,7 @@ pub use value::parse_public_url;
 use keys::Given;
 use value::Raw;
 
-use crate::{admin, app, git, http, store, upstream};
+use crate::{admin, app, git, http, listen, store, upstream};
 
 /// Where the configuration is if no other file is named.
 pub const DEFAULT_FILE: &str = "/etc/orlop/orlop.toml";
@@ -49,7 +49,7 @@ pub struct Config {
     /// How requests are answered.
     pub http: http::Options,
     /// The server's side of connections.
-    pub listen: http::listen::Options,
+    pub listen: listen::Options,
     /// How log lines are written.
     pub log: LogConfig,
     /// How the parts of a running orlop behave.
@@ -108,7 +108,7 @@ impl Config {
             admin_socket: None,
             git_enabled: true,
             http: http::Options::default(),
-            listen: http::listen::Options::default(),
+            listen: listen::Options::default(),
             log: LogConfig::default(),
             app: app::Options::default(),
             store: store::Options::at(data),

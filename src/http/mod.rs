@@ -1,9 +1,9 @@
-//! The public HTTP surface. Hides actix: no other room names it.
+//! The public HTTP surface. Only this module and [`crate::listen`] name actix.
 //!
 //! `front` is the door and answers from `cache` what is ready; `routes` lists all else, and each
 //! endpoint has its file. The index, downloads, the search and the git index are served once for
-//! all views, the root index among them: `view` finds out which one a path is in. `listen` owns sockets, protocols, limits and the drain at the end;
-//! `reply` is where an error becomes a status.
+//! all views, the root index among them: `view` finds out which one a path is in. `reply` is where an
+//! error becomes a status.
 
 mod api;
 mod base;
@@ -11,7 +11,6 @@ mod cache;
 mod download;
 mod front;
 mod git;
-pub mod listen;
 mod operations;
 mod page;
 mod range;
@@ -35,7 +34,7 @@ use self::{
     cache::ReadyCache,
     front::FrontFactory,
 };
-use crate::{app, jobs::Services, mirror::Mirror, status::Status};
+use crate::{app, jobs::Services, listen, mirror::Mirror, status::Status};
 
 /// Keeps the server library quiet in the log, in the words of a tracing filter. It reports its
 /// own starting and stopping as news, and each malformed request of a stranger as an error. A
