@@ -208,7 +208,7 @@ impl Server {
                 state: Arc::clone(&state),
             }
         };
-        let (serving, handle) = self.bound.run(factory, counts);
+        let (serving, handle) = self.bound.run(listen::Plain, factory, counts);
         let stop = Stop {
             handle,
             state: self.state,

@@ -1,20 +1,26 @@
 //! The first exchange on a connection: reads what it asks for, accepts the upgrade, or refuses.
 
-use std::io;
-use std::time::Duration;
+use std::{future::poll_fn, io, pin::pin, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    time::timeout,
+};
 
-use super::upgrade::{self, Decision, HEAD_LIMIT, Opening};
+use super::{
+    acceptor::{Connection, Protocol},
+    upgrade::{self, Decision, HEAD_LIMIT, Opening},
+};
 
 /// How long a client that is refused may take to read why.
-const REFUSAL: Duration = Duration::from_secs(1);
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How much of what it still sends is read, lest a reset overtake the refusal.
-const REFUSAL_BYTES: u64 = 64 * 1024;
+const MAX_UNREAD_BYTES: u64 = 64 * 1024;
+
+/// Space for the first read: most heads fit.
+const FIRST_READ_BYTES: usize = 4096;
 
 pub(super) const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 5\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 54\r\n\r\ntoo many connections (listen.max_connections): retry.\n";
 pub(super) const SLOW: &[u8] =
@@ -35,17 +41,21 @@ pub(super) enum First {
     Close,
 }
 
-/// Reads the first head, and behind a `101` the client's opening. `in_head` tells whether a head
+/// Reads the first head, and behind a `101` the client's opening. `in_head` is true while a head
 /// has begun and is not over, so that HTTP/1.1 can answer when the time is up.
-pub(super) async fn read(io: &mut TcpStream, in_head: &mut bool) -> io::Result<First> {
-    io.readable().await?; // an idle connection needs no buffer
-    let mut seen = BytesMut::with_capacity(4096);
-    loop {
-        if io.read_buf(&mut seen).await? == 0 {
-            return Ok(First::Close);
-        }
+pub(super) async fn read<T>(connection: &mut Connection<T>, in_head: &mut bool) -> io::Result<First>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let Connection { io, protocol, .. } = connection;
+    if *protocol == Protocol::Http2 {
+        return Ok(First::Http2(Bytes::new()));
+    }
+    let mut seen = first_bytes(io).await?;
+    let mut count = seen.len();
+    while count > 0 {
         *in_head = true;
-        match upgrade::decide(&seen) {
+        match upgrade::decide(&seen, *protocol) {
             Decision::NeedMore => {}
             Decision::Http2 => return Ok(First::Http2(seen.freeze())),
             Decision::Http1 { taken: 0, .. } => return Ok(First::Http1(seen.freeze())),
@@ -59,11 +69,26 @@ pub(super) async fn read(io: &mut TcpStream, in_head: &mut bool) -> io::Result<F
             Decision::TooLarge => return Ok(First::Refuse(LARGE)),
             Decision::Bad => return Ok(First::Refuse(BAD)),
         }
+        count = io.read_buf(&mut seen).await?;
     }
+    Ok(First::Close)
+}
+
+/// Waits for the first bytes. An idle connection has no buffer: one that stays empty is dropped.
+async fn first_bytes<T: AsyncRead + Unpin>(io: &mut T) -> io::Result<BytesMut> {
+    poll_fn(|cx| {
+        let mut seen = BytesMut::with_capacity(FIRST_READ_BYTES);
+        let read = pin!(io.read_buf(&mut seen)).poll(cx);
+        read.map_ok(|_count| seen)
+    })
+    .await
 }
 
 /// Accepts the upgrade and puts the request behind the client's SETTINGS.
-async fn switch(io: &mut TcpStream, mut seen: BytesMut, headers: &[u8]) -> io::Result<First> {
+async fn switch<T>(io: &mut T, mut seen: BytesMut, headers: &[u8]) -> io::Result<First>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
     io.write_all(upgrade::SWITCHING).await?;
     loop {
         match upgrade::opening(&seen) {
@@ -86,13 +111,13 @@ fn joined(parts: &[&[u8]]) -> Bytes {
 }
 
 /// Answers, closes, and waits a moment for the client to read it.
-pub(super) async fn refuse(io: &mut TcpStream, answer: &[u8]) {
+pub(super) async fn refuse<T: AsyncRead + AsyncWrite + Unpin>(io: &mut T, answer: &[u8]) {
     let farewell = async {
         io.write_all(answer).await?;
         io.shutdown().await?;
-        tokio::io::copy(&mut io.take(REFUSAL_BYTES), &mut tokio::io::sink()).await
+        tokio::io::copy(&mut io.take(MAX_UNREAD_BYTES), &mut tokio::io::sink()).await
     };
-    if let Ok(Err(error)) = timeout(REFUSAL, farewell).await {
+    if let Ok(Err(error)) = timeout(REFUSAL_TIMEOUT, farewell).await {
         tracing::debug!(%error, "a refused client did not wait for the reason");
     }
 }

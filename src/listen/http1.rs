@@ -14,24 +14,33 @@ use actix_http::error::DispatchError;
 use actix_http::{ConnectionType, HttpService, KeepAlive, Request, Response};
 use actix_service::{Service, ServiceFactory as _, fn_factory};
 use bytes::Bytes;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::Drain;
+use super::drain::Drain;
 use super::guard::{Flight, Guarded, Over, Watch};
 
 /// How long a client may go on sending a body that nobody reads, after its answer: long enough
 /// for `cargo publish` to see a refusal and not a reset.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// Takes connections of HTTP/1.1, each with the address of its client.
+pub(super) trait Dispatcher<T>:
+    Service<(Guarded<T>, Option<SocketAddr>), Response = (), Error = DispatchError>
+{
+}
+
+impl<T, D> Dispatcher<T> for D where
+    D: Service<(Guarded<T>, Option<SocketAddr>), Response = (), Error = DispatchError>
+{
+}
+
 /// Makes the service that takes connections of HTTP/1.1.
-pub(super) async fn dispatcher<S, B>(
+pub(super) async fn dispatcher<T, S, B>(
     service: Rc<S>,
     drain: Drain,
-) -> Result<
-    impl Service<(Guarded<TcpStream>, Option<SocketAddr>), Response = (), Error = DispatchError>,
-    (),
->
+) -> Result<impl Dispatcher<T>, ()>
 where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
     S: Service<Request> + 'static,
     S::Response: Into<Response<B>> + 'static,
     S::Error: Into<Response<BoxBody>> + 'static,
@@ -53,11 +62,11 @@ where
         .client_disconnect_timeout(LINGER)
         .graceful_shutdown_signal(move || {
             let drain = drain.clone();
-            // From then on actix drops requests that it has and has not begun with: who has just
-            // sent one gets an answer first, with the word that it is the last.
+            // From then on actix drops requests that it has and has not begun with: a client that has just
+            // sent one gets an answer first, marked as the last.
             async move { drain.silent().await }
         })
-        .on_connect_ext(|io: &Guarded<TcpStream>, data| {
+        .on_connect_ext(|io: &Guarded<T>, data| {
             data.insert(Rc::clone(io.watch()));
         })
         .h1(tracked)
@@ -65,16 +74,13 @@ where
         .await
 }
 
-/// Serves one connection; tells why if it was given up.
-pub(super) async fn serve<D>(
+/// Serves one connection; returns why if it was given up.
+pub(super) async fn serve<T, D: Dispatcher<T>>(
     dispatcher: &D,
-    io: Guarded<TcpStream>,
+    io: Guarded<T>,
     peer: Option<SocketAddr>,
     drain: Drain,
-) -> Option<Over>
-where
-    D: Service<(Guarded<TcpStream>, Option<SocketAddr>), Response = (), Error = DispatchError>,
-{
+) -> Option<Over> {
     let watch = Rc::clone(io.watch());
     let given_up = async {
         tokio::select! {

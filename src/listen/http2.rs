@@ -22,13 +22,13 @@ use actix_service::Service;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _};
-use h2::server::SendResponse;
+use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use super::Drain;
-use super::guard::{Guarded, Over};
+use super::drain::Drain;
+use super::guard::{Guarded, Limits, Over};
 
 /// What a client may send on one stream before somebody reads it. The only bodies are those of
 /// refused publishes, so this is the default of the protocol.
@@ -46,7 +46,7 @@ const HEADER_LIST: u32 = 32 * 1024;
 /// cost a tenth more CPU than 512 KiB for bodies of 1 MiB.)
 const SEND_BUFFER: usize = 128 * 1024;
 
-/// Serves one connection; tells why if it was given up.
+/// Serves one connection; returns why if it was given up.
 pub(super) async fn serve<T, S, B>(
     io: Guarded<T>,
     peer: Option<SocketAddr>,
@@ -63,20 +63,9 @@ where
 {
     let watch = Rc::clone(io.watch());
     let limits = *watch.limits();
-    let handshake = h2::server::Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(HEADER_LIST)
-        .max_send_buffer_size(SEND_BUFFER)
-        .max_concurrent_streams(max_streams)
-        .handshake(io);
-    let mut connection = match timeout(limits.header, handshake).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "an HTTP/2 connection did not begin");
-            return None;
-        }
-        Err(_elapsed) => return Some(Over::Idle),
+    let mut connection = match begin(io, max_streams, limits.header).await {
+        Ok(connection) => connection,
+        Err(reason) => return reason,
     };
     let mut streams = FuturesUnordered::new();
     let mut given_up = pin!(watch.over());
@@ -130,6 +119,28 @@ where
     }
 }
 
+/// Exchanges the settings of both sides.
+async fn begin<T: AsyncRead + AsyncWrite + Unpin>(
+    io: T,
+    max_streams: u32,
+    within: Duration,
+) -> Result<Connection<T, Bytes>, Option<Over>> {
+    let handshake = h2::server::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEADER_LIST)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_concurrent_streams(max_streams)
+        .handshake(io);
+    match timeout(within, handshake).await {
+        Ok(begun) => begun.map_err(|error| {
+            tracing::debug!(%error, "an HTTP/2 connection did not begin");
+            None
+        }),
+        Err(_elapsed) => Err(Some(Over::Idle)),
+    }
+}
+
 /// Runs the streams that can go on until none can.
 fn finish_ready<F: Future<Output = ()>>(streams: &mut FuturesUnordered<F>) {
     while let Some(Some(())) = streams.next().now_or_never() {}
@@ -141,7 +152,7 @@ async fn stream<S, B>(
     request: http::Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     peer: Option<SocketAddr>,
-    limits: &super::guard::Limits,
+    limits: &Limits,
 ) where
     S: Service<Request>,
     S::Response: Into<Response<B>>,

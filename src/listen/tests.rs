@@ -1,21 +1,37 @@
 //! The listener with real sockets on loopback.
 
-use std::convert::Infallible;
-use std::pin::Pin;
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context as Task, Poll, ready},
+    time::{Duration, Instant},
+};
 
-use actix_http::StatusCode;
-use actix_http::body::{BodySize, BodyStream};
-use actix_http::header::HeaderName;
-use actix_http::{HttpMessage as _, Method};
+use actix_http::{
+    HttpMessage as _, Method, Request, Response, StatusCode,
+    body::{BodySize, BodyStream, BoxBody, MessageBody},
+    header::HeaderName,
+};
+use actix_service::fn_service;
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
 use h2::client::SendRequest;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    net::TcpStream,
+    sync::Semaphore,
+    task::JoinHandle,
+    time::timeout,
+};
 
-use super::*;
+use super::{stats::Slot, *};
 
 const BIG: usize = 2 * 1024 * 1024;
 const OFFER: &str = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n";
@@ -86,6 +102,7 @@ async fn answer(mut request: Request) -> Answer {
             std::future::pending().await
         }
         "/panic" => panic!("a test asks for it"),
+        "/peer" => ok(BoxBody::new(format!("{:?}", request.peer_addr()))),
         "/upload" => {
             let body: BytesMut = request
                 .take_payload()
@@ -124,9 +141,9 @@ impl MessageBody for Short {
     }
     fn poll_next(
         self: Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<Bytes, Infallible>>> {
-        std::task::Poll::Ready(None)
+        _: &mut Task<'_>,
+    ) -> Poll<Option<Result<Bytes, Infallible>>> {
+        Poll::Ready(None)
     }
 }
 
@@ -139,6 +156,10 @@ struct Server {
 
 impl Server {
     fn start(change: impl FnOnce(&mut Options)) -> Result<Self> {
+        Server::start_over(Plain, change)
+    }
+
+    fn start_over(acceptor: impl Acceptor, change: impl FnOnce(&mut Options)) -> Result<Self> {
         let mut options = Options {
             addresses: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             workers: 1,
@@ -148,7 +169,7 @@ impl Server {
         let bound = bind(options)?;
         let address = bound.addresses()[0];
         let stats = Arc::new(Stats::default());
-        let (serving, handle) = bound.run(|_| fn_service(answer), Arc::clone(&stats));
+        let (serving, handle) = bound.run(acceptor, |_| fn_service(answer), Arc::clone(&stats));
         Ok(Self {
             address,
             stats,
@@ -180,7 +201,7 @@ impl Server {
 }
 
 /// Reads one answer with a Content-Length; status line and body.
-async fn read_answer(io: &mut TcpStream) -> Result<(String, String)> {
+async fn read_answer(io: &mut (impl AsyncRead + Unpin)) -> Result<(String, String)> {
     let reading = async {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -197,14 +218,17 @@ async fn read_answer(io: &mut TcpStream) -> Result<(String, String)> {
     timeout(PATIENCE, reading).await?
 }
 
-async fn get(io: &mut TcpStream, path: &str) -> Result<(String, String)> {
+async fn get(
+    io: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    path: &str,
+) -> Result<(String, String)> {
     io.write_all(format!("GET {path} HTTP/1.1\r\nHost: mirror\r\n\r\n").as_bytes())
         .await?;
     read_answer(io).await
 }
 
 /// Whether the server has closed the connection, with or without more bytes before.
-async fn closed(io: &mut TcpStream) -> Result<Vec<u8>> {
+async fn closed(io: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>> {
     let mut rest = Vec::new();
     match timeout(PATIENCE, io.read_to_end(&mut rest)).await? {
         Ok(_) => Ok(rest),
@@ -213,7 +237,9 @@ async fn closed(io: &mut TcpStream) -> Result<Vec<u8>> {
     }
 }
 
-async fn http2(io: TcpStream) -> Result<(SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>)> {
+async fn http2(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Result<(SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>)> {
     let (client, connection) = h2::client::Builder::new()
         .initial_window_size(8 * 1024 * 1024)
         .initial_connection_window_size(16 * 1024 * 1024)
@@ -241,7 +267,7 @@ async fn fetch(client: &SendRequest<Bytes>, path: &str) -> Result<(u16, Bytes)> 
 }
 
 /// One frame: kind, flags, stream, payload.
-async fn read_frame(io: &mut TcpStream) -> Result<(u8, u8, u32, Vec<u8>)> {
+async fn read_frame(io: &mut (impl AsyncRead + Unpin)) -> Result<(u8, u8, u32, Vec<u8>)> {
     let reading = async {
         let mut head = [0; 9];
         io.read_exact(&mut head).await?;
@@ -255,7 +281,7 @@ async fn read_frame(io: &mut TcpStream) -> Result<(u8, u8, u32, Vec<u8>)> {
 }
 
 /// Sends a request with the offer and reads the `101`.
-async fn upgrade(io: &mut TcpStream, path: &str) -> Result<()> {
+async fn upgrade(io: &mut (impl AsyncRead + AsyncWrite + Unpin), path: &str) -> Result<()> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: mirror\r\nX-Mark: 1\r\n{OFFER}\r\n");
     io.write_all(request.as_bytes()).await?;
     let mut switching = vec![0; upgrade::SWITCHING.len()];
@@ -315,7 +341,7 @@ async fn http2_by_prior_knowledge_is_served() -> Result<()> {
 }
 
 /// Preface, SETTINGS with a stream window of 16 MiB, the same room for the connection; in pieces.
-async fn open_wide(io: &mut TcpStream) -> Result<()> {
+async fn open_wide(io: &mut (impl AsyncWrite + Unpin)) -> Result<()> {
     let mut opening = upgrade::PREFACE.to_vec();
     opening.extend([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0]);
     opening.extend([0, 0, 4, 8, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
@@ -327,7 +353,7 @@ async fn open_wide(io: &mut TcpStream) -> Result<()> {
 }
 
 /// The body of the answer on a stream of a connection spoken by hand.
-async fn read_stream(io: &mut TcpStream, wanted: u32) -> Result<Vec<u8>> {
+async fn read_stream(io: &mut (impl AsyncRead + Unpin), wanted: u32) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     loop {
         let (kind, flags, stream, payload) = read_frame(io).await?;
@@ -346,7 +372,9 @@ async fn read_stream(io: &mut TcpStream, wanted: u32) -> Result<Vec<u8>> {
 /// A HEADERS frame as the client would send it.
 fn headers_of(path: &str, stream: u8) -> Result<Vec<u8>> {
     let head = format!("GET {path} HTTP/1.1\r\nHost: mirror\r\nX-Mark: 1\r\n{OFFER}\r\n");
-    let upgrade::Decision::Upgrade { headers, .. } = upgrade::decide(head.as_bytes()) else {
+    let upgrade::Decision::Upgrade { headers, .. } =
+        upgrade::decide(head.as_bytes(), Protocol::Undecided)
+    else {
         bail!("no upgrade");
     };
     let mut frame = headers.to_vec();
@@ -865,7 +893,7 @@ async fn an_app_of_actix_web_is_a_service() -> Result<()> {
         let app = App::new().route("/who", web::get().to(who));
         map_config(app.into_factory(), |()| AppConfig::default())
     };
-    let (serving, handle) = bound.run(make, Arc::new(Stats::default()));
+    let (serving, handle) = bound.run(Plain, make, Arc::new(Stats::default()));
     let ended = tokio::spawn(serving);
     let mut io = TcpStream::connect(address).await?;
     assert_eq!(get(&mut io, "/who").await?.1, "http://mirror 127.0.0.1");
@@ -878,6 +906,147 @@ async fn an_app_of_actix_web_is_a_service() -> Result<()> {
     assert_eq!(fetch(&client, "/else").await?.0, 404);
     handle.stop();
     timeout(PATIENCE, ended).await???;
+    Ok(())
+}
+
+/// The other end of [`Flipping`]: every bit of the bytes is the other way round, as if encrypted.
+struct Flipped(TcpStream);
+
+impl AsyncRead for Flipped {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Task<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.0).poll_read(cx, buf))?;
+        for byte in &mut buf.filled_mut()[before..] {
+            *byte = !*byte;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Flipped {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Task<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let flipped: Vec<u8> = bytes.iter().map(|byte| !*byte).collect();
+        Pin::new(&mut self.0).poll_write(cx, &flipped)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// An acceptor with a handshake of one byte, which knows the client by another address.
+#[derive(Clone)]
+struct Flipping(Protocol);
+
+const FLIPPED_PEER: &str = "192.0.2.7:77";
+
+impl Acceptor for Flipping {
+    type Io = Flipped;
+
+    async fn accept(&self, mut socket: TcpStream) -> io::Result<Connection<Flipped>> {
+        let hello = socket.read_u8().await?;
+        if hello != b'?' {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        socket.write_all(b"!").await?;
+        Ok(Connection {
+            io: Flipped(socket),
+            peer: FLIPPED_PEER.parse().ok(),
+            protocol: self.0,
+        })
+    }
+}
+
+impl Server {
+    async fn connect_flipped(&self) -> Result<Flipped> {
+        let mut socket = self.connect().await?;
+        socket.write_all(b"?").await?;
+        let answer = timeout(PATIENCE, socket.read_u8()).await??;
+        ensure!(answer == b'!', "another handshake");
+        Ok(Flipped(socket))
+    }
+}
+
+#[tokio::test]
+async fn another_acceptor_serves_every_protocol() -> Result<()> {
+    let peer = format!("Some({FLIPPED_PEER})");
+    let server = Server::start_over(Flipping(Protocol::Undecided), |_| {})?;
+    let mut io = server.connect_flipped().await?;
+    for _ in 0..2 {
+        assert_eq!(get(&mut io, "/peer").await?.1, peer);
+    }
+    assert_eq!(get(&mut io, "/big").await?.1.len(), BIG);
+    let (client, _driver) = http2(server.connect_flipped().await?).await?;
+    assert_eq!(fetch(&client, "/peer").await?, (200, peer.into()));
+    assert_eq!(fetch(&client, "/big").await?.1.len(), BIG);
+    let mut upgraded = server.connect_flipped().await?;
+    upgrade(&mut upgraded, "/big").await?;
+    open_wide(&mut upgraded).await?;
+    assert!(read_stream(&mut upgraded, 1).await? == vec![b'x'; BIG]);
+    let stats = &server.stats;
+    let counted = (stats.http1(), stats.http2(), stats.upgraded());
+    assert_eq!(counted, (1, 1, 1));
+    assert!(server.stop().await? < Options::default().shutdown_grace / 2);
+    assert_eq!(closed(&mut io).await?, b"");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_come_is_cut_off_and_one_that_fails_too() -> Result<()> {
+    let server = Server::start_over(Flipping(Protocol::Undecided), |options| {
+        options.header_timeout = Duration::from_millis(100);
+        options.max_connections = 1;
+    })?;
+    let mut silent = server.connect().await?;
+    assert_eq!(closed(&mut silent).await?, b"");
+    server.emptied().await?;
+    assert_eq!(server.stats.timed_out(), 1);
+    let mut plain = server.connect().await?;
+    plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await?;
+    assert_eq!(closed(&mut plain).await?, b"");
+    server.emptied().await?;
+    let mut one = server.connect_flipped().await?;
+    get(&mut one, "/").await?;
+    let mut two = server.connect_flipped().await?;
+    let refused = get(&mut two, "/").await?.0;
+    assert!(refused.starts_with("http/1.1 503"), "{refused}");
+    server.stop().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_agreed_on_is_spoken() -> Result<()> {
+    let server = Server::start_over(Flipping(Protocol::Http1), |_| {})?;
+    let mut io = server.connect_flipped().await?;
+    let offer = format!("GET /a HTTP/1.1\r\nHost: mirror\r\n{OFFER}\r\n");
+    io.write_all(offer.as_bytes()).await?;
+    let expected = "GET /a HTTP/1.1 mirror host";
+    assert_eq!(read_answer(&mut io).await?.1, expected);
+    let mut io = server.connect_flipped().await?;
+    io.write_all(upgrade::PREFACE).await?;
+    assert!(read_answer(&mut io).await?.0.starts_with("http/1.1 400"));
+    server.stop().await?;
+
+    let server = Server::start_over(Flipping(Protocol::Http2), |_| {})?;
+    let (client, _driver) = http2(server.connect_flipped().await?).await?;
+    assert_eq!(fetch(&client, "/a").await?.0, 200);
+    let mut io = server.connect_flipped().await?;
+    io.write_all(offer.as_bytes()).await?;
+    let rest = closed(&mut io).await?;
+    assert!(!rest.starts_with(b"HTTP/1.1"), "{rest:?}");
+    server.stop().await?;
     Ok(())
 }
 

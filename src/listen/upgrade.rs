@@ -13,6 +13,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::uri::{Authority, PathAndQuery};
 
+use super::acceptor::Protocol;
+
 /// The most bytes a first request head may have; what nginx and most others allow is 8 to 32 KiB.
 pub(super) const HEAD_LIMIT: usize = 16 * 1024;
 
@@ -82,11 +84,12 @@ pub(super) enum Opening {
 }
 
 /// Decides on the first bytes of a connection; how they were split on their way never matters.
-pub(super) fn decide(seen: &[u8]) -> Decision {
-    if seen.starts_with(PREFACE) {
+pub(super) fn decide(seen: &[u8], protocol: Protocol) -> Decision {
+    let is_undecided = protocol == Protocol::Undecided;
+    if is_undecided && seen.starts_with(PREFACE) {
         return Decision::Http2;
     }
-    if PREFACE.starts_with(seen) {
+    if is_undecided && PREFACE.starts_with(seen) {
         return Decision::NeedMore;
     }
     // Empty lines before a request are to be passed over (RFC 9112 §2.2).
@@ -99,7 +102,7 @@ pub(super) fn decide(seen: &[u8]) -> Decision {
         return Decision::Bad;
     }
     match head_end(rest).map(|end| blank + end) {
-        Some(end) if end <= HEAD_LIMIT => judge(seen.get(..end).unwrap_or_default()),
+        Some(end) if end <= HEAD_LIMIT => judge(seen.get(..end).unwrap_or_default(), is_undecided),
         _ if seen.len() > HEAD_LIMIT => Decision::TooLarge,
         _ => Decision::NeedMore,
     }
@@ -145,7 +148,7 @@ fn head_end(rest: &[u8]) -> Option<usize> {
 }
 
 /// Decides on a complete head. What httparse does not read, actix refuses in its own words.
-fn judge(head: &[u8]) -> Decision {
+fn judge(head: &[u8], may_upgrade: bool) -> Decision {
     let as_it_came = Decision::Http1 {
         head: Bytes::new(),
         taken: 0,
@@ -161,7 +164,7 @@ fn judge(head: &[u8]) -> Decision {
         return as_it_came;
     }
     let taken = head.len();
-    match request.to_headers_frame() {
+    match request.to_headers_frame().filter(|_| may_upgrade) {
         Some(headers) => Decision::Upgrade { headers, taken },
         None => Decision::Http1 {
             head: request.without_offer(),
@@ -363,6 +366,10 @@ mod tests {
     /// What cargo's libcurl sends.
     const OFFER: &str = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n";
 
+    fn decide(seen: &[u8]) -> Decision {
+        super::decide(seen, Protocol::Undecided)
+    }
+
     fn head(start: &str, fields: &str) -> Vec<u8> {
         format!("{start}\r\n{fields}\r\n").into_bytes()
     }
@@ -559,6 +566,18 @@ mod tests {
         ] {
             assert_eq!(decide(sent.as_bytes()), as_it_came, "{sent}");
         }
+    }
+
+    #[test]
+    fn where_http1_was_agreed_on_there_is_no_upgrade() {
+        let sent = offering("GET / HTTP/1.1", "");
+        let expected = Decision::Http1 {
+            head: head("GET / HTTP/1.1", "Host: mirror:8080\r\n").into(),
+            taken: sent.len(),
+        };
+        assert_eq!(super::decide(&sent, Protocol::Http1), expected);
+        let preface = super::decide(PREFACE, Protocol::Http1);
+        assert!(matches!(preface, Decision::Http1 { taken: 0, .. }));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Whether each worker still gets its turn: a task on every one of them that counts.
+//! The heartbeat of each worker: a task that notes when the worker last got its turn.
 
 use std::{
     sync::{
@@ -9,8 +9,6 @@ use std::{
 };
 
 use parking_lot::Mutex;
-
-use super::Stats;
 
 /// When each worker last got its turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,22 +42,22 @@ impl Beats {
 
 /// The beat of one worker, which goes with it: a worker that panicked is replaced by another.
 struct Beat {
-    stats: Arc<Stats>,
+    beats: Arc<Beats>,
     number: usize,
 }
 
 impl Beat {
-    fn begin(stats: &Arc<Stats>) -> Beat {
-        let number = stats.beats.begun.fetch_add(1, Relaxed) + 1;
-        stats.beats.all.lock().push((number, Instant::now()));
+    fn begin(beats: &Arc<Beats>) -> Beat {
+        let number = beats.begun.fetch_add(1, Relaxed) + 1;
+        beats.all.lock().push((number, Instant::now()));
         Beat {
-            stats: Arc::clone(stats),
+            beats: Arc::clone(beats),
             number,
         }
     }
 
     fn beat(&self) {
-        let mut all = self.stats.beats.all.lock();
+        let mut all = self.beats.all.lock();
         if let Some((_, last)) = all.iter_mut().find(|(number, _)| *number == self.number) {
             *last = Instant::now();
         }
@@ -68,14 +66,14 @@ impl Beat {
 
 impl Drop for Beat {
     fn drop(&mut self) {
-        let mut all = self.stats.beats.all.lock();
+        let mut all = self.beats.all.lock();
         all.retain(|(number, _)| *number != self.number);
     }
 }
 
 /// Has this worker beat until it ends.
-pub(super) fn beat(stats: &Arc<Stats>, period: Duration) {
-    let beat = Beat::begin(stats);
+pub(super) fn beat(beats: &Arc<Beats>, period: Duration) {
+    let beat = Beat::begin(beats);
     tokio::task::spawn_local(async move {
         loop {
             tokio::time::sleep(period).await;
@@ -90,16 +88,16 @@ mod tests {
 
     #[test]
     fn a_worker_that_is_gone_beats_no_more() {
-        let stats = Arc::new(Stats::default());
-        stats.beats.expect(2);
-        let (one, other) = (Beat::begin(&stats), Beat::begin(&stats));
-        let before = stats.pulse().beats;
+        let beats = Arc::new(Beats::default());
+        beats.expect(2);
+        let (one, other) = (Beat::begin(&beats), Beat::begin(&beats));
+        let before = beats.pulse().beats;
         one.beat();
-        let after = stats.pulse().beats;
+        let after = beats.pulse().beats;
         assert!(after[0].1 >= before[0].1);
         assert_eq!(after[1], before[1]);
         drop(other);
-        let pulse = stats.pulse();
+        let pulse = beats.pulse();
         assert_eq!((pulse.beats.len(), pulse.expected), (1, 2));
     }
 }
