@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     ops::ControlFlow,
     sync::atomic::{AtomicBool, Ordering},
+    time::SystemTime,
 };
 
 use bytes::Bytes;
@@ -29,6 +30,8 @@ pub(super) struct Comparison<'a> {
     /// `None`: there is no commit yet.
     pub(super) head: Option<Head>,
     pub(super) stop: &'a AtomicBool,
+    /// The time that the rules of the view go by.
+    pub(super) now: SystemTime,
     /// The names whose files differ.
     pub(super) changed: Vec<CrateName>,
     pub(super) summary: Summary,
@@ -77,7 +80,7 @@ impl Comparison<'_> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(Fault::Stopped);
         }
-        let newer = shown(self.store, self.view, name)?;
+        let newer = shown(self.store, self.view, name, self.now)?;
         let id = newer.as_ref().map(|bytes| blob_id(bytes)).transpose()?;
         match (older, id) {
             (Some(older), None) if self.view.is_unfiltered() => {

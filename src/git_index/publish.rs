@@ -271,6 +271,7 @@ impl GitIndex {
             repo,
             head,
             stop: start.stop,
+            now: start.now,
             changed: Vec::new(),
             summary: Summary::default(),
             lacking: Vec::new(),
@@ -342,7 +343,7 @@ impl GitIndex {
         let reopened = self.store.reopened();
         self.check_reads(reopened)?;
         let files = names.iter().map_while(|name| {
-            let bytes = shown(&self.store, &self.view, name)
+            let bytes = shown(&self.store, &self.view, name, start.now)
                 .map_err(|error| failure = Some(error))
                 .ok()?;
             let path = name.index_path();

@@ -17,13 +17,13 @@ use flate2::{Compression, write::GzEncoder};
 
 use super::{
     State,
-    cache::{Form, Ready, What, accepts_gzip},
+    cache::{Form, Ready, ReadyCache, What, accepts_gzip},
     front::FromUpstream,
     reply,
     view::InView,
 };
 use crate::{
-    mirror,
+    mirror::{self, Mirror},
     policy::View,
     registry::{CrateName, RegistryConfig, layout::parse_index_path},
 };
@@ -70,7 +70,7 @@ pub(crate) async fn file(
         Ok(name) => name,
         Err(error) => return reply::no_index_file(&path.path, error),
     };
-    match serve(&request, view, name, &state).await {
+    match serve(&request, view, name, &state.mirror, &state.cache).await {
         Ok(response) => response,
         Err(error) => reply::failure(&error),
     }
@@ -80,18 +80,17 @@ async fn serve(
     request: &HttpRequest,
     view: Arc<View>,
     name: CrateName,
-    state: &State,
+    mirror: &Mirror,
+    cache: &ReadyCache,
 ) -> Result<HttpResponse, mirror::Error> {
-    // The stamp is read before the file: if that changes in between, the answer is looked up again.
-    let stamp = state.mirror.stamp(&view, &name);
     let form = Form::wanted(request);
-    let cached = state.cache.get(request.path());
+    let cached = cache.get(request.path());
     let known = cached.as_deref().filter(|ready| ready.has(form));
     let known = known.and_then(|ready| match ready.what {
         What::Index { digest } => Some(digest),
         What::Crate => None,
     });
-    let file = state.mirror.index_file(&view, &name, known).await?;
+    let file = mirror.index_file(&view, &name, known).await?;
     let lost = mirror::Error::Lost {
         what: name.to_string(),
     };
@@ -101,7 +100,7 @@ async fn serve(
         },
         name,
         view,
-        stamp,
+        stamp: file.stamp,
         expires: Some(Instant::now() + file.fresh_for),
         etag: etag(&file.digest, Form::Identity),
         etag_gzip: Some(etag(&file.digest, Form::Gzip)),
@@ -121,7 +120,7 @@ async fn serve(
         _ => {}
     }
     let ready = Arc::new(ready);
-    state.cache.insert(request.path(), Arc::clone(&ready));
+    cache.insert(request.path(), Arc::clone(&ready));
     let mut response = ready.answer(request.head()).ok_or(lost)?;
     if let Some(age) = file.stale_for {
         response
@@ -185,9 +184,111 @@ fn gzip(bytes: &[u8]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
+    use std::{
+        io::Read as _,
+        time::{Duration, SystemTime},
+    };
+
+    use actix_web::{body::MessageBody as _, test::TestRequest};
 
     use super::*;
+    use crate::{
+        metrics::Metrics,
+        policy::rule::{Facts, IndexLine, Judgement, Rule},
+        registry::{Checksum, IndexFile, Validators},
+        store::{self, Change, Store},
+        upstream::{self, Upstream},
+        util::{background::Background, clock::Clock},
+    };
+
+    const LAST: u32 = 1;
+
+    fn line(patch: u32) -> String {
+        let sum = Checksum::of(&patch.to_be_bytes());
+        format!(
+            "{{\"name\":\"demo\",\"vers\":\"1.0.{patch}\",\"deps\":[],\"cksum\":\"{sum}\",\"features\":{{}},\"yanked\":false}}\n"
+        )
+    }
+
+    /// A mirror that has the index file of `demo`, and never has to ask for it.
+    fn mirror_of_demo(data: std::path::PathBuf) -> Mirror {
+        let clock = Clock::start();
+        let (store, _) = Store::open(store::Options::at(data), clock.now()).expect("a store");
+        let name = CrateName::parse("demo").expect("a name");
+        let lines: String = (0..=LAST).map(line).collect();
+        let change = Change::Index {
+            file: IndexFile::parse(&name, lines.into()).expect("a good file"),
+            name,
+            validators: Validators::default(),
+            checked: clock.now(),
+        };
+        store.publish(vec![change], clock.now()).expect("published");
+        let dead = url::Url::parse("http://127.0.0.1:9/").expect("a URL");
+        let metrics = Arc::new(Metrics::new().expect("series"));
+        let options = upstream::Options::new(dead.into());
+        let upstream = Upstream::new(options, Arc::clone(&metrics)).expect("a client");
+        Mirror::new(mirror::Parts {
+            options: Arc::default(),
+            store,
+            source: Arc::new(mirror::SparseSource::new(upstream.clone())),
+            upstream,
+            views: mirror::Views::new(&mirror::views::Options::default()),
+            metrics,
+            clock,
+            background: Background::start().expect("threads start"),
+        })
+    }
+
+    /// Hides the last line until a time.
+    #[derive(Debug)]
+    struct LastHiddenUntil(SystemTime);
+
+    impl Rule for LastHiddenUntil {
+        fn judge(&self, line: &IndexLine<'_>, facts: &Facts<'_>) -> Judgement {
+            let is_last = line
+                .row
+                .is_some_and(|row| row.version.patch == u64::from(LAST));
+            let is_hidden = is_last && facts.now < self.0;
+            Judgement {
+                is_shown: !is_hidden,
+                valid_until: is_hidden.then_some(self.0),
+            }
+        }
+    }
+
+    #[actix_web::test]
+    async fn a_cached_answer_does_not_outlive_what_the_view_shows() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mirror = mirror_of_demo(dir.path().join("data"));
+        let cache = ReadyCache::new(1 << 20);
+        let until = Clock::start().now() + Duration::from_secs(2);
+        let view = Arc::new(View::new("aged", vec![Arc::new(LastHiddenUntil(until))]));
+        let name = CrateName::parse("demo").expect("a name");
+        let path = "/view/aged/index/de/mo/demo";
+        let ask = || async {
+            let request = TestRequest::with_uri(path).to_http_request();
+            let answer = serve(&request, Arc::clone(&view), name.clone(), &mirror, &cache).await;
+            let response = answer.expect("it is there");
+            let etag = response.headers().get(header::ETAG).cloned();
+            let body = response.into_body().try_into_bytes();
+            (etag, body.unwrap_or_default())
+        };
+        let is_ready = || {
+            let stamp = mirror.stamp(&view, &name);
+            let ready = cache.get(path);
+            ready.is_some_and(|ready| ready.is_good(stamp, Instant::now()))
+        };
+        let (etag, body) = ask().await;
+        assert_eq!(body, line(0));
+        assert!(is_ready());
+        assert_eq!(ask().await, (etag.clone(), line(0).into()));
+        tokio::time::sleep(Duration::from_millis(2050)).await;
+        assert!(!is_ready());
+        let (later, body) = ask().await;
+        assert_eq!(body, line(0) + &line(1));
+        assert_ne!(later, etag);
+        assert!(is_ready());
+    }
 
     #[test]
     fn what_is_compressed_comes_out_again() {

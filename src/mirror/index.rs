@@ -18,7 +18,7 @@ use crate::{
     metrics::{CacheResult, Kind},
     policy::{
         freshness::{self, AfterFailure, Decision, Held},
-        view::{Shown, View},
+        view::View,
     },
     registry::{Checksum, CrateName, IndexFile, Validators},
     store::{Change, EntryFacts, Snapshot},
@@ -36,18 +36,38 @@ const RECHECK_INTERVAL: Duration = Duration::from_secs(60);
 /// An index file as a view shows it, which may be served now.
 #[derive(Debug, Clone)]
 pub struct IndexFileAnswer {
-    /// Its lines, byte for byte; `None`: those of the digest that the caller knows.
+    /// Its lines, byte for byte; `None`: unchanged, they are those of the digest that the caller
+    /// knows.
     pub bytes: Option<Bytes>,
     /// The first half of the sha256 of its lines: what an `ETag` is made of.
     pub digest: [u8; 16],
-    /// How long it may be served again without asking. Zero when it is stale.
+    /// The answer may be served again while [`Mirror::stamp`] gives this number.
+    pub stamp: u64,
+    /// How long it may be served again without asking. Zero when it is stale. No longer than the
+    /// rules of the view show the same lines.
     pub fresh_for: Duration,
     /// `Some`: upstream could not be asked, and this long ago it last was.
     pub stale_for: Option<Duration>,
-    /// Where it came from.
-    pub result: CacheResult,
     /// Whether upstream sent the bytes for this very answer, not for another that it waited with.
     pub is_fetched: bool,
+}
+
+/// An index entry that may be served now, without its bytes.
+#[derive(Debug, Clone)]
+struct EntryAnswer {
+    digest: [u8; 16],
+    fresh_for: Duration,
+    stale_for: Option<Duration>,
+    result: CacheResult,
+    is_fetched: bool,
+}
+
+/// The lines that a view shows of an index file.
+struct ShownLines {
+    bytes: Bytes,
+    digest: [u8; 16],
+    /// How long the rules show the same ones. `None`: until the file or what is cached changes.
+    valid_for: Option<Duration>,
 }
 
 /// What the store has of a name after its source was asked.
@@ -94,7 +114,8 @@ impl Mirror {
         name: &CrateName,
         known: Option<[u8; 16]>,
     ) -> Result<IndexFileAnswer, Error> {
-        self.counted(self.index_file_uncounted(view, name, known).await)
+        let answer = self.index_file_uncounted(view, name, known).await;
+        self.counted(answer)
     }
 
     async fn index_file_uncounted(
@@ -102,27 +123,39 @@ impl Mirror {
         view: &Arc<View>,
         name: &CrateName,
         known: Option<[u8; 16]>,
-    ) -> Result<IndexFileAnswer, Error> {
+    ) -> Result<(IndexFileAnswer, CacheResult), Error> {
         let nothing = || Error::NoVersionInView {
             name: name.clone(),
             view: view.name().to_owned(),
         };
-        let answer = if view.is_cached_only() {
+        // It is read before the entry: if that changes in between, the answer is looked up again.
+        let stamp = self.stamp(view, name);
+        let entry = if view.is_cached_only() {
             let held = self.inner.held(name)?.ok_or_else(nothing)?;
             fresh(&held, RECHECK_INTERVAL, CacheResult::Hit)
         } else {
             self.index_entry_uncounted(name).await?
         };
-        if view.is_unfiltered() && known == Some(answer.digest) {
-            return Ok(answer);
+        let unchanged = IndexFileAnswer {
+            bytes: None,
+            digest: entry.digest,
+            stamp,
+            fresh_for: entry.fresh_for,
+            stale_for: entry.stale_for,
+            is_fetched: entry.is_fetched,
+        };
+        if view.is_unfiltered() && known == Some(entry.digest) {
+            return Ok((unchanged, entry.result));
         }
-        let shown = self.shown_lines(view, name).await?;
-        let (bytes, digest) = shown.ok_or_else(nothing)?;
-        Ok(IndexFileAnswer {
-            bytes: Some(bytes),
-            digest,
-            ..answer
-        })
+        let shown = self.shown_lines(view, name).await?.ok_or_else(nothing)?;
+        let valid_for = shown.valid_for.unwrap_or(Duration::MAX);
+        let answer = IndexFileAnswer {
+            bytes: (known != Some(shown.digest)).then_some(shown.bytes),
+            digest: shown.digest,
+            fresh_for: entry.fresh_for.min(valid_for),
+            ..unchanged
+        };
+        Ok((answer, entry.result))
     }
 
     /// Whether the store has the index entry of `name` with its bytes.
@@ -130,13 +163,13 @@ impl Mirror {
         self.inner.held(name).is_ok_and(|held| held.is_some())
     }
 
-    /// What `view` shows of the index file that the store has now, and the digest of that; `None`:
-    /// nothing.
+    /// What `view` shows of the index file that the store has now; `None`: nothing.
     async fn shown_lines(
         &self,
         view: &Arc<View>,
         name: &CrateName,
-    ) -> Result<Option<(Bytes, [u8; 16])>, Error> {
+    ) -> Result<Option<ShownLines>, Error> {
+        let now = self.inner.clock.now();
         let (store, view, name) = (self.inner.store.clone(), Arc::clone(view), name.clone());
         let gone = Error::Lost { what: what(&name) };
         let lost = gone.clone();
@@ -144,37 +177,41 @@ impl Mirror {
             let snapshot = store.snapshot(&name);
             let snapshot = snapshot.map_err(|error| Error::store(&name, error))?;
             let Snapshot { facts, bytes } = snapshot.ok_or(gone)?;
-            let Shown { bytes, dropped } = lines_of(&store, &view, &name, bytes);
-            Ok(bytes.map(|bytes| {
-                let digest = if dropped {
+            let shown = lines_of(&store, &view, &name, bytes, now);
+            let until = shown.valid_until;
+            let valid_for = until.map(|until| until.duration_since(now).unwrap_or_default());
+            Ok(shown.bytes.map(|bytes| ShownLines {
+                digest: if shown.dropped {
                     digest_of(&bytes)
                 } else {
                     facts.digest
-                };
-                (bytes, digest)
+                },
+                bytes,
+                valid_for,
             }))
         });
         read.await.map_err(|_aborted| lost)?
     }
 
-    /// The index entry of `name` without its bytes, as fresh as the mode and upstream allow.
+    /// Makes the index entry of `name` as fresh as the mode and upstream allow.
     ///
     /// # Errors
     /// As [`index_file`](Mirror::index_file).
-    pub async fn index_entry(&self, name: &CrateName) -> Result<IndexFileAnswer, Error> {
-        self.counted(self.index_entry_uncounted(name).await)
+    pub async fn index_entry(&self, name: &CrateName) -> Result<(), Error> {
+        let entry = self.index_entry_uncounted(name).await;
+        self.counted(entry.map(|entry| ((), entry.result)))
     }
 
-    fn counted(&self, answer: Result<IndexFileAnswer, Error>) -> Result<IndexFileAnswer, Error> {
+    fn counted<T>(&self, answer: Result<(T, CacheResult), Error>) -> Result<T, Error> {
         let result = match &answer {
-            Ok(answer) => answer.result,
+            Ok((_answer, result)) => *result,
             Err(error) => error.cache_result(),
         };
         self.inner.metrics.cache(Kind::Index, result);
-        answer
+        answer.map(|(answer, _result)| answer)
     }
 
-    async fn index_entry_uncounted(&self, name: &CrateName) -> Result<IndexFileAnswer, Error> {
+    async fn index_entry_uncounted(&self, name: &CrateName) -> Result<EntryAnswer, Error> {
         let inner = &self.inner;
         let held = inner.held(name)?;
         match (inner.decide(name, held.as_ref()), held) {
@@ -198,7 +235,7 @@ impl Mirror {
         &self,
         name: &CrateName,
         fallback: Option<EntryFacts>,
-    ) -> Result<IndexFileAnswer, Error> {
+    ) -> Result<EntryAnswer, Error> {
         let inner = &self.inner;
         let patience = match fallback {
             Some(_) => inner.options.get().patience,
@@ -208,7 +245,7 @@ impl Mirror {
             Ok((Asked::Absent, _)) => return Err(Error::UnknownCrate { name: name.clone() }),
             Ok((Asked::Present { result, was_sent }, has_led)) => {
                 let entry = inner.refreshed(name, result)?;
-                return Ok(IndexFileAnswer {
+                return Ok(EntryAnswer {
                     is_fetched: has_led && was_sent,
                     ..entry
                 });
@@ -225,7 +262,7 @@ impl Mirror {
                     .stale
                     .note(inner.known(&facts).checked, Instant::now());
                 tracing::debug!(krate.name = %name, stale_s = age.as_secs(), %error, "served `{name}` stale");
-                Ok(IndexFileAnswer {
+                Ok(EntryAnswer {
                     stale_for: Some(age),
                     ..fresh(&facts, Duration::ZERO, CacheResult::Stale)
                 })
@@ -330,7 +367,7 @@ impl Inner {
     }
 
     /// The entry that upstream has just confirmed or sent.
-    fn refreshed(&self, name: &CrateName, result: CacheResult) -> Result<IndexFileAnswer, Error> {
+    fn refreshed(&self, name: &CrateName, result: CacheResult) -> Result<EntryAnswer, Error> {
         let facts = self
             .held(name)?
             .ok_or_else(|| Error::Lost { what: what(name) })?;
@@ -464,9 +501,8 @@ fn validators(facts: &EntryFacts) -> Validators {
     }
 }
 
-fn fresh(facts: &EntryFacts, fresh_for: Duration, result: CacheResult) -> IndexFileAnswer {
-    IndexFileAnswer {
-        bytes: None,
+fn fresh(facts: &EntryFacts, fresh_for: Duration, result: CacheResult) -> EntryAnswer {
+    EntryAnswer {
         digest: facts.digest,
         fresh_for,
         stale_for: None,

@@ -3,8 +3,10 @@
 //! Nothing here does I/O, keeps state or reads a clock: every fact is an argument, so a test runs
 //! a year in a microsecond.
 
+mod cached_only;
 pub mod closure;
 pub mod freshness;
+pub mod rule;
 pub mod view;
 
 pub use freshness::{AfterFailure, Decision, Held, InvalidMode, Mode, Options};

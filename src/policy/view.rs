@@ -1,51 +1,33 @@
-//! Views: named rules that leave whole lines of an index file out, and never edit one.
+//! Views: named lists of rules that leave whole lines of an index file out, and never edit one.
 //!
 //! A view is pure: which lines it shows follows from the file, from the [`Facts`] beside it and from
-//! nothing else. The root index is the view without rules, [`View::all`]. A rule over dates or lists
-//! of names is one variant of [`Rule`] and one field of [`Facts`] more.
+//! nothing else. The root index is the view without rules, [`View::all`].
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use semver::Version;
 
-use crate::registry::{Checksum, IndexFile, client::view_base, entry::Row};
+use super::{
+    cached_only::CachedOnly,
+    rule::{Facts, IndexLine, Judgement, Rule, earlier},
+};
+use crate::registry::{IndexFile, client::view_base};
 
 /// The name of the view that is the root index. Reserved: no other view gets it.
 pub const ALL: &str = "all";
 
-/// The name of the view of what is held. Reserved: no other view gets it.
+/// The name of the view of what is cached. Reserved: no other view gets it.
 pub const HELD: &str = "held";
 
 /// Every view that there may be beside the root index, as a configuration switches them on.
 pub const KNOWN: &[&str] = &[HELD];
 
 /// A view: a name, and the rules that a line must pass to be shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct View {
     name: String,
-    rules: Vec<Rule>,
-}
-
-/// One reason to leave a line out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rule {
-    /// Only versions whose file is here: cargo then fails at resolution, and never at a download.
-    /// A version is what its newest line says; a file of an older checksum does not count. A line
-    /// of a format that we cannot read is left out, because nobody knows its file.
-    CachedOnly,
-}
-
-/// What is known beside the index file.
-pub struct Facts<'a> {
-    /// Whether the file with this checksum is held.
-    pub is_held: &'a dyn Fn(&Checksum) -> bool,
-}
-
-impl std::fmt::Debug for Facts<'_> {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Facts").finish_non_exhaustive()
-    }
+    rules: Vec<Arc<dyn Rule>>,
 }
 
 /// What a view shows of an index file.
@@ -55,23 +37,28 @@ pub struct Shown {
     pub bytes: Option<Bytes>,
     /// Whether anything was left out.
     pub dropped: bool,
+    /// When the view may show other lines of the same file. `None`: not before the file, the view or
+    /// what is cached changes.
+    pub valid_until: Option<SystemTime>,
 }
 
 impl View {
-    /// The root index: every line, and whatever upstream has that is not cached yet.
-    pub fn all() -> View {
+    /// A view with rules of its own.
+    pub fn new(name: &str, rules: Vec<Arc<dyn Rule>>) -> View {
         View {
-            name: ALL.to_owned(),
-            rules: Vec::new(),
+            name: name.to_owned(),
+            rules,
         }
     }
 
-    /// The view of what is held.
+    /// The root index: every line, and whatever upstream has that is not cached yet.
+    pub fn all() -> View {
+        View::new(ALL, Vec::new())
+    }
+
+    /// The view of what is cached.
     pub fn held() -> View {
-        View {
-            name: HELD.to_owned(),
-            rules: vec![Rule::CachedOnly],
-        }
+        View::new(HELD, vec![Arc::new(CachedOnly)])
     }
 
     /// Its name, as it stands in paths.
@@ -94,29 +81,32 @@ impl View {
 
     /// Whether it shows only what is cached, so that it is answered without asking upstream.
     pub fn is_cached_only(&self) -> bool {
-        self.rules.contains(&Rule::CachedOnly)
+        self.rules.iter().any(|rule| rule.is_cached_only())
     }
 
     /// The lines of `file` that this view shows.
     pub fn apply(&self, file: &IndexFile, facts: &Facts<'_>) -> Shown {
-        let shown = self.shown_versions(file, facts);
+        let versions = self.judged_versions(file, facts);
         let mut rows = file.rows().iter().peekable();
         let mut left = BytesMut::new();
         let (mut start, mut lines, mut dropped) = (0_usize, 0_usize, false);
+        let mut valid_until = None;
         for line in file.bytes().split_inclusive(|byte| *byte == b'\n') {
-            let end = start.saturating_add(line.len());
+            let is_blank = line.trim_ascii().is_empty();
             let row = rows.next_if(|row| row.line.start == start);
-            let keeps = match row {
-                Some(row) => shown.get(&row.version).copied().unwrap_or(false),
-                None if line.trim_ascii().is_empty() => true,
-                None => self.rules.iter().all(|rule| rule.shows_unread()),
+            let judged = match row {
+                Some(row) => versions.get(&row.version).copied(),
+                None if is_blank => None,
+                None => Some(self.judge(&IndexLine { bytes: line, row }, facts)),
             };
-            if keeps {
+            let judged = judged.unwrap_or(Judgement::at_any_time(true));
+            if judged.is_shown {
                 left.extend_from_slice(line);
-                lines = lines.saturating_add(usize::from(!line.trim_ascii().is_empty()));
+                lines = lines.saturating_add(usize::from(!is_blank));
             }
-            dropped |= !keeps;
-            start = end;
+            dropped |= !judged.is_shown;
+            valid_until = earlier(valid_until, judged.valid_until);
+            start = start.saturating_add(line.len());
         }
         let bytes = if dropped {
             left.freeze()
@@ -126,39 +116,34 @@ impl View {
         Shown {
             bytes: (lines > 0).then_some(bytes),
             dropped,
+            valid_until,
         }
     }
 
-    /// For each version whether it is shown. The newest line of a version speaks for all of its
+    /// What the rules say about each version. The newest line of a version speaks for all of its
     /// lines, as it does in cargo: one that an older line stands for alone would be a file that the
     /// index has taken back.
-    fn shown_versions<'a>(
+    fn judged_versions<'a>(
         &self,
         file: &'a IndexFile,
         facts: &Facts<'_>,
-    ) -> HashMap<&'a Version, bool> {
-        let mut shown = HashMap::with_capacity(file.rows().len());
+    ) -> HashMap<&'a Version, Judgement> {
+        let mut judged = HashMap::with_capacity(file.rows().len());
         for row in file.rows().iter().rev() {
-            shown
-                .entry(&row.version)
-                .or_insert_with(|| self.rules.iter().all(|rule| rule.shows(row, facts)));
+            judged.entry(&row.version).or_insert_with(|| {
+                let bytes = file.bytes().get(row.line.clone()).unwrap_or_default();
+                let line = IndexLine {
+                    bytes,
+                    row: Some(row),
+                };
+                self.judge(&line, facts)
+            });
         }
-        shown
-    }
-}
-
-impl Rule {
-    fn shows(self, row: &Row, facts: &Facts<'_>) -> bool {
-        match self {
-            Rule::CachedOnly => (facts.is_held)(&row.checksum),
-        }
+        judged
     }
 
-    /// Whether a line passes that no row stands for.
-    fn shows_unread(self) -> bool {
-        match self {
-            Rule::CachedOnly => false,
-        }
+    fn judge(&self, line: &IndexLine<'_>, facts: &Facts<'_>) -> Judgement {
+        Judgement::of_all(self.rules.iter().map(|rule| rule.judge(line, facts)))
     }
 }
 
@@ -166,8 +151,72 @@ impl Rule {
 mod tests {
     use proptest::prelude::*;
 
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
-    use crate::registry::CrateName;
+    use crate::registry::{Checksum, CrateName, entry::Row};
+
+    /// Facts at a time, where nothing is cached.
+    fn facts_at(seconds: u64) -> Facts<'static> {
+        Facts {
+            is_cached: &|_| false,
+            now: UNIX_EPOCH + Duration::from_secs(seconds),
+        }
+    }
+
+    /// Hides the lines that have a text in them until a time.
+    #[derive(Debug)]
+    struct HiddenUntil(&'static str, u64);
+
+    impl Rule for HiddenUntil {
+        fn judge(&self, line: &IndexLine<'_>, facts: &Facts<'_>) -> Judgement {
+            let at = UNIX_EPOCH + Duration::from_secs(self.1);
+            let text = String::from_utf8_lossy(line.bytes);
+            let is_hidden = text.contains(self.0) && facts.now < at;
+            Judgement {
+                is_shown: !is_hidden,
+                valid_until: is_hidden.then_some(at),
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_rule_hides_until_a_time_is_valid_until_then() {
+        let [one, two, three] = ["0.1.0", "0.2.0", "0.3.0"].map(|version| line(version, "", ""));
+        let newer = r#"{"v":3,"name":"demo"}"#;
+        let text = format!("{one}\n{two}\n{three}\n{newer}\n");
+        let view = View::new(
+            "aged",
+            vec![
+                Arc::new(HiddenUntil("0.2.0", 100)),
+                Arc::new(HiddenUntil("0.3.0", 50)),
+                Arc::new(HiddenUntil(r#""v":3"#, 200)),
+            ],
+        );
+        assert!(!view.is_unfiltered() && !view.is_cached_only());
+        for (seconds, left, until) in [
+            (49, format!("{one}\n"), Some(50)),
+            (50, format!("{one}\n{three}\n"), Some(100)),
+            (100, format!("{one}\n{two}\n{three}\n"), Some(200)),
+            (200, text.clone(), None),
+        ] {
+            let shown = view.apply(&file(&text), &facts_at(seconds));
+            assert_eq!(shown.bytes, Some(left.into()), "{seconds}");
+            let until = until.map(|until| UNIX_EPOCH + Duration::from_secs(until));
+            assert_eq!(shown.valid_until, until, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_one_rule_hides_for_ever_has_no_expiry() {
+        let text = format!("{}\n", line("0.1.0", "1", ""));
+        let rules: Vec<Arc<dyn Rule>> =
+            vec![Arc::new(CachedOnly), Arc::new(HiddenUntil("0.1.0", 100))];
+        let view = View::new("both", rules);
+        assert!(view.is_cached_only());
+        let shown = view.apply(&file(&text), &facts_at(1));
+        assert_eq!((shown.bytes, shown.valid_until), (None, None));
+    }
 
     fn line(version: &str, content: &str, rest: &str) -> String {
         let sum = Checksum::of(content.as_bytes());
@@ -188,7 +237,8 @@ mod tests {
             .map(|content| Checksum::of(content.as_bytes()))
             .collect();
         let facts = Facts {
-            is_held: &|sum| held.contains(sum),
+            is_cached: &|sum| held.contains(sum),
+            now: UNIX_EPOCH,
         };
         View::held().apply(&file(text), &facts)
     }
@@ -218,12 +268,7 @@ mod tests {
     fn the_root_index_shows_every_line() {
         let one = line("0.1.0", "1", "");
         let text = format!("{one}\r\n{{\"v\":3,\"name\":\"demo\"}}\n{one}");
-        let shown = View::all().apply(
-            &file(&text),
-            &Facts {
-                is_held: &|_| false,
-            },
-        );
+        let shown = View::all().apply(&file(&text), &facts_at(0));
         assert_eq!(shown.bytes.as_deref(), Some(text.as_bytes()));
         assert!(!shown.dropped);
     }

@@ -129,7 +129,7 @@ async fn pin_one(
 ) -> Result<Result<Vec<ReleaseFacts>, String>, JobError> {
     let asks = services.mirror.asks_upstream();
     let asked = if asks {
-        services.mirror.index_entry(&target.name).await.map(drop)
+        services.mirror.index_entry(&target.name).await
     } else {
         Ok(())
     };

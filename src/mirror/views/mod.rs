@@ -8,13 +8,16 @@
 //! move [`Mirror::held_stamp`]. The truth about a file is whether it is in its place, which is looked
 //! at for every version shown.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 
 use super::{Error, Inner, Mirror, options::mark};
 use crate::{
-    policy::view::{Facts, KNOWN, Shown, View},
+    policy::{
+        rule::Facts,
+        view::{KNOWN, Shown, View},
+    },
     registry::{CrateName, IndexFile},
     store::{Found, Snapshot, Store},
 };
@@ -170,7 +173,8 @@ impl Inner {
     /// A crate with the highest version that a view shows and that is not yanked; `None`: it shows
     /// nothing of it.
     fn newest_shown(&self, view: &View, name: &CrateName) -> Result<Option<Found>, Error> {
-        let bytes = shown(&self.store, view, name).map_err(|error| Error::store(name, error))?;
+        let bytes = shown(&self.store, view, name, self.clock.now())
+            .map_err(|error| Error::store(name, error))?;
         let file = bytes.and_then(|bytes| IndexFile::parse(name, bytes).ok());
         let found = file.and_then(|file| {
             let (rows, name) = (file.rows(), file.rows().last()?.name.clone());
@@ -188,19 +192,27 @@ pub fn shown(
     store: &Store,
     view: &View,
     name: &CrateName,
+    now: SystemTime,
 ) -> Result<Option<Bytes>, crate::store::Error> {
     let Some(Snapshot { bytes, .. }) = store.snapshot(name)? else {
         return Ok(None);
     };
-    Ok(lines_of(store, view, name, bytes).bytes)
+    Ok(lines_of(store, view, name, bytes, now).bytes)
 }
 
 /// What a view shows of the index file of `name`. One without rules need not parse it.
-pub fn lines_of(store: &Store, view: &View, name: &CrateName, file: Bytes) -> Shown {
+pub fn lines_of(
+    store: &Store,
+    view: &View,
+    name: &CrateName,
+    file: Bytes,
+    now: SystemTime,
+) -> Shown {
     if view.is_unfiltered() {
         return Shown {
             bytes: Some(file),
             dropped: false,
+            valid_until: None,
         };
     }
     // What does not parse never came in; a view that cannot tell its lines apart shows none.
@@ -208,10 +220,12 @@ pub fn lines_of(store: &Store, view: &View, name: &CrateName, file: Bytes) -> Sh
         return Shown {
             bytes: None,
             dropped: true,
+            valid_until: None,
         };
     };
     let facts = Facts {
-        is_held: &|checksum| store.holds(checksum),
+        is_cached: &|checksum| store.holds(checksum),
+        now,
     };
     view.apply(&file, &facts)
 }
