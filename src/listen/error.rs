@@ -9,41 +9,8 @@ pub enum Error {
     /// No address was given.
     #[error("no address to listen on: set listen.addresses or --listen")]
     NoAddress,
-    /// Another process listens there.
-    #[error(
-        "{address} is taken: stop what listens there, or choose another port with --listen or listen.addresses"
-    )]
-    Taken {
-        /// The address asked for.
-        address: SocketAddr,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The system does not let this user listen there.
-    #[error(
-        "no right to listen on {address}: choose a port from 1024 on, or grant CAP_NET_BIND_SERVICE"
-    )]
-    Denied {
-        /// The address asked for.
-        address: SocketAddr,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// No interface has the address.
-    #[error(
-        "{address} is no address of this machine: choose one that it has, or 0.0.0.0 or [::] for all"
-    )]
-    Absent {
-        /// The address asked for.
-        address: SocketAddr,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// Anything else about one address.
-    #[error("cannot listen on {address}")]
+    /// The system refuses an address.
+    #[error("{}", refusal(*address, source.kind()))]
     Listen {
         /// The address asked for.
         address: SocketAddr,
@@ -51,29 +18,26 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// A socket that was handed over tells no address.
+    /// A socket that was handed over has no address.
     #[error("cannot listen on a socket that was handed over")]
-    Adopt {
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
+    Adopt(#[source] io::Error),
     /// The workers did not start, or ended by themselves.
     #[error("the workers of the listener failed")]
-    Workers {
-        /// What actix said.
-        #[source]
-        source: io::Error,
-    },
+    Workers(#[source] io::Error),
 }
 
-impl Error {
-    pub(super) fn listen(address: SocketAddr, source: io::Error) -> Self {
-        match source.kind() {
-            io::ErrorKind::AddrInUse => Self::Taken { address, source },
-            io::ErrorKind::PermissionDenied => Self::Denied { address, source },
-            io::ErrorKind::AddrNotAvailable => Self::Absent { address, source },
-            _ => Self::Listen { address, source },
-        }
+/// Why the system refuses `address`, and what to do about it.
+fn refusal(address: SocketAddr, kind: io::ErrorKind) -> String {
+    match kind {
+        io::ErrorKind::AddrInUse => format!(
+            "{address} is taken: stop what listens there, or choose another port with --listen or listen.addresses"
+        ),
+        io::ErrorKind::PermissionDenied => format!(
+            "no right to listen on {address}: choose a port from 1024 on, or grant CAP_NET_BIND_SERVICE"
+        ),
+        io::ErrorKind::AddrNotAvailable => format!(
+            "{address} is no address of this machine: choose one that it has, or 0.0.0.0 or [::] for all"
+        ),
+        _ => format!("cannot listen on {address}"),
     }
 }

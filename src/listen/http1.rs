@@ -6,18 +6,19 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_http::body::{BodySize, BoxBody, MessageBody};
 use actix_http::error::DispatchError;
 use actix_http::{ConnectionType, HttpService, KeepAlive, Request, Response};
-use actix_service::{Service, ServiceFactory as _, fn_factory};
+use actix_service::{Service, ServiceFactory as _, fn_service};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::drain::Drain;
 use super::guard::{Flight, Guarded, Over, Watch};
+use super::service::RequestService;
 
 /// How long a client may go on sending a body that nobody reads, after its answer: long enough
 /// for `cargo publish` to see a refusal and not a reset.
@@ -34,27 +35,31 @@ impl<T, D> Dispatcher<T> for D where
 {
 }
 
-/// Makes the service that takes connections of HTTP/1.1.
-pub(super) async fn dispatcher<T, S, B>(
-    service: Rc<S>,
-    drain: Drain,
-) -> Result<impl Dispatcher<T>, ()>
+/// Makes the service that takes connections of HTTP/1.1. It counts a response as under way until
+/// its body is gone.
+pub(super) async fn dispatcher<T, S>(service: Rc<S>, drain: Drain) -> Result<impl Dispatcher<T>, ()>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
-    S: Service<Request> + 'static,
-    S::Response: Into<Response<B>> + 'static,
-    S::Error: Into<Response<BoxBody>> + 'static,
-    S::Future: 'static,
-    B: MessageBody + 'static,
+    S: RequestService,
 {
     let draining = drain.clone();
-    let tracked = fn_factory(move || {
-        let tracked = Tracked {
-            service: Rc::clone(&service),
-            drain: draining.clone(),
-            body: std::marker::PhantomData::<B>,
-        };
-        async move { Ok::<_, ()>(tracked) }
+    let tracked = fn_service(move |request: Request| {
+        let flight = request.conn_data::<Rc<Watch>>().map(Watch::enter);
+        let offers_upgrade = request.head().upgrade();
+        let (response, drain) = (service.call(request), draining.clone());
+        async move {
+            let mut response: Response<BoxBody> = response.await?.into();
+            // An offer that is not the connection's first request is passed over. actix closes the
+            // connection then, but would say `upgrade` of it. At the end every answer is the last.
+            if offers_upgrade || drain.has_begun() {
+                let head = response.head_mut();
+                head.set_connection_type(ConnectionType::Close);
+            }
+            Ok::<_, S::Error>(response.map_body(|_, body| TrackedBody {
+                body,
+                _flight: flight,
+            }))
+        }
     });
     HttpService::build()
         .keep_alive(KeepAlive::Os) // kept, without a timer
@@ -99,79 +104,6 @@ pub(super) async fn serve<T, D: Dispatcher<T>>(
             None
         }
         over = given_up => Some(over),
-    }
-}
-
-/// A service that counts its answers as under way until their bodies are gone.
-struct Tracked<S, B> {
-    service: Rc<S>,
-    drain: Drain,
-    body: std::marker::PhantomData<B>,
-}
-
-impl<S, B> Service<Request> for Tracked<S, B>
-where
-    S: Service<Request>,
-    S::Response: Into<Response<B>>,
-    S::Error: 'static,
-    S::Future: 'static,
-    B: MessageBody + 'static,
-{
-    type Response = Response<TrackedBody>;
-    type Error = S::Error;
-    type Future = Tracking<S::Future, B>;
-
-    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.service.poll_ready(cx)
-    }
-
-    fn call(&self, request: Request) -> Self::Future {
-        let flight = request.conn_data::<Rc<Watch>>().map(Watch::enter);
-        let offers_upgrade = request.head().upgrade();
-        Tracking {
-            answer: self.service.call(request),
-            flight,
-            offers_upgrade,
-            drain: self.drain.clone(),
-            body: std::marker::PhantomData,
-        }
-    }
-}
-
-pin_project_lite::pin_project! {
-    /// An answer in the making; its body takes the flight over.
-    struct Tracking<F, B> {
-        #[pin]
-        answer: F,
-        flight: Option<Flight>,
-        offers_upgrade: bool,
-        drain: Drain,
-        body: std::marker::PhantomData<B>,
-    }
-}
-
-impl<F, R, E, B> Future for Tracking<F, B>
-where
-    F: Future<Output = Result<R, E>>,
-    R: Into<Response<B>>,
-    B: MessageBody + 'static,
-{
-    type Output = Result<Response<TrackedBody>, E>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let mut answer: Response<B> = ready!(this.answer.poll(cx))?.into();
-        // An offer that is not the connection's first request is passed over. actix closes the
-        // connection then, but would say `upgrade` of it. At the end every answer is the last.
-        if *this.offers_upgrade || this.drain.has_begun() {
-            let head = answer.head_mut();
-            head.set_connection_type(ConnectionType::Close);
-        }
-        let flight = this.flight.take();
-        Poll::Ready(Ok(answer.map_body(|_, body| TrackedBody {
-            body: body.boxed(),
-            _flight: flight,
-        })))
     }
 }
 

@@ -18,7 +18,6 @@ use actix_http::body::{BodySize, BoxBody, MessageBody};
 use actix_http::error::PayloadError;
 use actix_http::header::{HeaderName, HeaderValue};
 use actix_http::{Method, Payload, Request, Response, StatusCode, Uri, Version};
-use actix_service::Service;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _};
@@ -29,6 +28,7 @@ use tokio::time::timeout;
 
 use super::drain::Drain;
 use super::guard::{Guarded, Limits, Over};
+use super::service::RequestService;
 
 /// What a client may send on one stream before somebody reads it. The only bodies are those of
 /// refused publishes, so this is the default of the protocol.
@@ -47,7 +47,7 @@ const HEADER_LIST: u32 = 32 * 1024;
 const SEND_BUFFER: usize = 128 * 1024;
 
 /// Serves one connection; returns why if it was given up.
-pub(super) async fn serve<T, S, B>(
+pub(super) async fn serve<T, S>(
     io: Guarded<T>,
     peer: Option<SocketAddr>,
     service: Rc<S>,
@@ -56,10 +56,7 @@ pub(super) async fn serve<T, S, B>(
 ) -> Option<Over>
 where
     T: AsyncRead + AsyncWrite + Unpin,
-    S: Service<Request>,
-    S::Response: Into<Response<B>>,
-    S::Error: Into<Response<BoxBody>>,
-    B: MessageBody,
+    S: RequestService,
 {
     let watch = Rc::clone(io.watch());
     let limits = *watch.limits();
@@ -73,7 +70,7 @@ where
     let mut leaving = false;
     let mut reason = None;
     loop {
-        tokio::select! {
+        reason = tokio::select! {
             biased;
             // First, for it drives the connection: all requests that are there, then all answers.
             incoming = connection.accept() => match incoming {
@@ -93,29 +90,26 @@ where
                     if streams.len() > max_streams as usize {
                         finish_ready(&mut streams);
                     }
+                    continue;
                 }
             },
             Some(()) = streams.next(), if !streams.is_empty() => {
                 // Those that are ready too share the next write to the socket.
                 finish_ready(&mut streams);
+                continue;
             }
-            () = &mut drained, if !leaving => {
-                leaving = true;
-                watch.drain(Instant::now());
-                connection.graceful_shutdown();
-                given_up.set(watch.over());
-            }
+            () = &mut drained, if !leaving => None,
             over = &mut given_up => {
                 if leaving || over != Over::Idle {
                     return reason.or(Some(over));
                 }
-                leaving = true;
-                reason = Some(over);
-                watch.drain(Instant::now());
-                connection.graceful_shutdown();
-                given_up.set(watch.over());
+                Some(over)
             }
-        }
+        };
+        leaving = true;
+        watch.drain(Instant::now());
+        connection.graceful_shutdown();
+        given_up.set(watch.over());
     }
 }
 
@@ -147,18 +141,13 @@ fn finish_ready<F: Future<Output = ()>>(streams: &mut FuturesUnordered<F>) {
 }
 
 /// Answers one stream. A handler that panics or takes too long costs its own stream only.
-async fn stream<S, B>(
+async fn stream<S: RequestService>(
     service: &S,
     request: http::Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     peer: Option<SocketAddr>,
     limits: &Limits,
-) where
-    S: Service<Request>,
-    S::Response: Into<Response<B>>,
-    S::Error: Into<Response<BoxBody>>,
-    B: MessageBody,
-{
+) {
     let answer = AssertUnwindSafe(answer(service, request, &mut respond, peer, limits.idle));
     let failure = match timeout(limits.request, answer.catch_unwind()).await {
         Ok(Ok(Ok(()))) => return,
@@ -210,19 +199,13 @@ impl Failure {
     }
 }
 
-async fn answer<S, B>(
+async fn answer<S: RequestService>(
     service: &S,
     request: http::Request<RecvStream>,
     respond: &mut SendResponse<Bytes>,
     peer: Option<SocketAddr>,
     stall: Duration,
-) -> Result<(), Failure>
-where
-    S: Service<Request>,
-    S::Response: Into<Response<B>>,
-    S::Error: Into<Response<BoxBody>>,
-    B: MessageBody,
-{
+) -> Result<(), Failure> {
     let is_head = request.method() == http::Method::HEAD;
     let Some(request) = to_actix(request, peer) else {
         let refused = http::Response::builder().status(400).body(());
@@ -296,8 +279,8 @@ impl Stream for Upload {
 }
 
 /// Sends an answer and waits until the client has made room for all of it.
-async fn send<B: MessageBody>(
-    response: Response<B>,
+async fn send(
+    response: Response<BoxBody>,
     respond: &mut SendResponse<Bytes>,
     is_head: bool,
     stall: Duration,
@@ -349,8 +332,8 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-async fn send_body<B: MessageBody>(
-    body: B,
+async fn send_body(
+    body: BoxBody,
     size: BodySize,
     out: &mut SendStream<Bytes>,
     stall: Duration,
@@ -367,7 +350,7 @@ async fn send_body<B: MessageBody>(
             Poll::Pending => Poll::Pending,
         });
         let Some(chunk) = next.await? else { break };
-        let chunk = chunk.map_err(|error| Failure::Body(error.into()))?;
+        let chunk = chunk.map_err(Failure::Body)?;
         if let Some(left) = &mut left {
             *left = left
                 .checked_sub(chunk.len() as u64)

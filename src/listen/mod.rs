@@ -13,6 +13,7 @@
 //! - `drain`: how connections learn that the server is to end
 //! - `heartbeat`: whether each worker still gets its turn
 //! - `stats`: what the listener counts
+//! - `service`: what answers requests
 //! - `worker`: takes a connection through all of this
 //! - `server`: runs the workers, and stops them
 //!
@@ -34,6 +35,7 @@ mod http1;
 mod http2;
 mod options;
 mod server;
+mod service;
 mod sockets;
 mod stats;
 #[cfg(test)]
@@ -46,5 +48,5 @@ pub use error::Error;
 pub use heartbeat::Pulse;
 pub use options::Options;
 pub use server::{Bound, Handle, adopt, bind};
+pub use service::{RequestService, RequestServiceFactory};
 pub use stats::Stats;
-pub use worker::HttpFactory;

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use actix_http::body::MessageBody;
 use actix_service::fn_factory;
 use tokio::{sync::watch, time::timeout};
 
@@ -16,9 +15,10 @@ use super::{
     drain::Drain,
     error::Error,
     options::Options,
+    service::RequestServiceFactory,
     sockets::{self, Socket},
     stats::Stats,
-    worker::{HttpFactory, MAX_REFUSALS, Shared, worker},
+    worker::{MAX_REFUSALS, Shared, worker},
 };
 
 /// The most workers actix-server takes.
@@ -79,7 +79,7 @@ impl Bound {
     /// per worker and address, on that worker.
     /// Nothing happens before the future is polled; it needs a tokio runtime. A body of known
     /// size is dropped after its last byte, without being asked for the end.
-    pub fn run<A, M, F, B>(
+    pub fn run<A, M, F>(
         self,
         acceptor: A,
         make: M,
@@ -91,8 +91,7 @@ impl Bound {
     where
         A: Acceptor,
         M: Fn(SocketAddr) -> F + Send + Clone + 'static,
-        F: HttpFactory<B>,
-        B: MessageBody + 'static,
+        F: RequestServiceFactory,
     {
         let (sender, receiver) = watch::channel(false);
         let handle = Handle(Arc::new(sender));
@@ -100,14 +99,14 @@ impl Bound {
         let drain = Drain(receiver);
         let grace = self.options.grace();
         let outlive = self.outlive;
-        let server = self.into_server(&acceptor, &make, &drain, &stats);
+        let server = self.into_server(acceptor, &make, &drain, &stats);
         let serving = async move {
             let _keep = keep;
-            let server = server.map_err(|source| Error::Workers { source })?;
+            let server = server.map_err(Error::Workers)?;
             let stop = server.handle();
             let mut server = Box::pin(server);
             tokio::select! {
-                outcome = &mut server => return outcome.map_err(|source| Error::Workers { source }),
+                outcome = &mut server => return outcome.map_err(Error::Workers),
                 () = drain.begun() => {}
             }
             if outlive {
@@ -117,7 +116,7 @@ impl Bound {
                 };
                 // The server itself has to be polled for it.
                 tokio::select! {
-                    outcome = &mut server => return outcome.map_err(|source| Error::Workers { source }),
+                    outcome = &mut server => return outcome.map_err(Error::Workers),
                     () = paused => {}
                 }
             }
@@ -135,9 +134,9 @@ impl Bound {
         (serving, handle)
     }
 
-    fn into_server<A, M, F, B>(
+    fn into_server<A, M, F>(
         self,
-        acceptor: &A,
+        acceptor: A,
         make: &M,
         drain: &Drain,
         stats: &Arc<Stats>,
@@ -145,8 +144,7 @@ impl Bound {
     where
         A: Acceptor,
         M: Fn(SocketAddr) -> F + Send + Clone + 'static,
-        F: HttpFactory<B>,
-        B: MessageBody + 'static,
+        F: RequestServiceFactory,
     {
         let options = self.options;
         let workers = options.workers.clamp(1, MAX_WORKERS);
@@ -158,20 +156,20 @@ impl Bound {
         if options.heartbeat.is_some() {
             stats.beats.expect(workers * self.sockets.len());
         }
+        let shared = Shared {
+            acceptor,
+            limits: options.limits(),
+            max_connections: options.max_connections,
+            max_streams: options.max_streams,
+            drain: drain.clone(),
+            stats: Arc::clone(stats),
+            heartbeat: options.heartbeat,
+        };
         for (address, socket) in self.sockets {
-            let shared = Shared {
-                acceptor: acceptor.clone(),
-                limits: options.limits(),
-                max_connections: options.max_connections,
-                max_streams: options.max_streams,
-                drain: drain.clone(),
-                stats: Arc::clone(stats),
-                heartbeat: options.heartbeat,
-            };
-            let make = make.clone();
+            let (make, shared) = (make.clone(), shared.clone());
             builder = builder.listen("http", socket, move || {
                 let (make, shared) = (make.clone(), shared.clone());
-                fn_factory(move || worker::<A, F, B>(make(address), shared.clone()))
+                fn_factory(move || worker(make(address), shared.clone()))
             })?;
         }
         Ok(builder.run())

@@ -21,25 +21,22 @@ pub(super) fn open(addresses: &[SocketAddr]) -> Result<Vec<Socket>, Error> {
         // `[::]` takes IPv4 along unless the list has that apart.
         let mut others = addresses.iter();
         let only_v6 = others.any(|other| other.is_ipv4() && other.port() == address.port());
-        let socket = listen(address, only_v6).map_err(|source| Error::listen(address, source))?;
-        let actual = socket
-            .local_addr()
-            .map_err(|source| Error::listen(address, source))?;
-        Ok((actual, socket))
+        listen(address, only_v6).map_err(|source| Error::Listen { address, source })
     };
     addresses.iter().map(listen).collect()
 }
 
 /// Looks up the addresses of sockets that were handed over.
 pub(super) fn adopt(sockets: Vec<TcpListener>) -> Result<Vec<Socket>, Error> {
-    let adopted = |socket: TcpListener| match socket.local_addr() {
-        Ok(address) => Ok((address, socket)),
-        Err(source) => Err(Error::Adopt { source }),
-    };
-    sockets.into_iter().map(adopted).collect()
+    let adopted = sockets.into_iter().map(with_address);
+    adopted.collect::<io::Result<_>>().map_err(Error::Adopt)
 }
 
-fn listen(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
+fn with_address(socket: TcpListener) -> io::Result<Socket> {
+    Ok((socket.local_addr()?, socket))
+}
+
+fn listen(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
     let family = if address.is_ipv4() {
         AddressFamily::INET
     } else {
@@ -52,5 +49,5 @@ fn listen(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     }
     rustix::net::bind(&socket, &address)?;
     rustix::net::listen(&socket, 1024)?; // the system cuts it to its own limit
-    Ok(TcpListener::from(socket))
+    with_address(TcpListener::from(socket))
 }

@@ -825,7 +825,7 @@ async fn a_taken_port_is_named_with_its_remedy() -> Result<()> {
         ..Options::default()
     })
     .unwrap_err();
-    assert!(matches!(&error, Error::Taken { .. }), "{error:?}");
+    assert!(error.to_string().contains("is taken"), "{error:?}");
     assert!(error.to_string().contains(&address.to_string()), "{error}");
     let absent = "192.0.2.1:0".parse()?;
     let error = bind(Options {
@@ -833,7 +833,8 @@ async fn a_taken_port_is_named_with_its_remedy() -> Result<()> {
         ..Options::default()
     })
     .unwrap_err();
-    assert!(matches!(&error, Error::Absent { .. }), "{error:?}");
+    let said = "is no address of this machine";
+    assert!(error.to_string().contains(said), "{error:?}");
     let error = bind(Options {
         addresses: vec![],
         ..Options::default()

@@ -1,17 +1,12 @@
 //! A worker: takes each connection from the socket to the dispatcher of its protocol.
 
 use std::{
-    fmt,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use actix_http::{
-    Request, Response,
-    body::{BoxBody, MessageBody},
-};
-use actix_service::{Service, ServiceFactory, fn_service};
+use actix_service::{Service, fn_service};
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
@@ -20,38 +15,12 @@ use super::{
     first::{self, First},
     guard::{Guarded, Limits, Over, Watch},
     heartbeat, http1, http2,
+    service::{RequestService, RequestServiceFactory},
     stats::{Slot, Stats},
 };
 
 /// Connections that are answered at one time that there are too many; all others are just closed.
 pub(super) const MAX_REFUSALS: usize = 64;
-
-/// What makes the service of a worker.
-pub trait HttpFactory<B>:
-    ServiceFactory<
-        Request,
-        Config = (),
-        Response: Into<Response<B>> + 'static,
-        Error: Into<Response<BoxBody>> + 'static,
-        InitError: fmt::Debug,
-        Service: Service<Request, Future: 'static> + 'static,
-        Future: 'static,
-    > + 'static
-{
-}
-
-impl<F, B> HttpFactory<B> for F where
-    F: ServiceFactory<
-            Request,
-            Config = (),
-            Response: Into<Response<B>> + 'static,
-            Error: Into<Response<BoxBody>> + 'static,
-            InitError: fmt::Debug,
-            Service: Service<Request, Future: 'static> + 'static,
-            Future: 'static,
-        > + 'static
-{
-}
 
 /// What all workers of a socket share.
 #[derive(Debug, Clone)]
@@ -66,14 +35,13 @@ pub(super) struct Shared<A> {
 }
 
 /// Makes the service of one worker that takes connections.
-pub(super) async fn worker<A, F, B>(
+pub(super) async fn worker<A, F>(
     factory: F,
     shared: Shared<A>,
 ) -> Result<impl Service<TcpStream, Response = (), Error = ()>, ()>
 where
     A: Acceptor,
-    F: HttpFactory<B>,
-    B: MessageBody + 'static,
+    F: RequestServiceFactory,
 {
     let service = factory.new_service(()).await.map_err(|error| {
         tracing::error!(?error, "could not make the service of a worker");
@@ -82,7 +50,7 @@ where
         heartbeat::beat(&shared.stats.beats, period);
     }
     let service = Rc::new(service);
-    let http1 = http1::dispatcher::<_, _, B>(Rc::clone(&service), shared.drain.clone()).await?;
+    let http1 = http1::dispatcher(Rc::clone(&service), shared.drain.clone()).await?;
     let worker = Rc::new(Worker {
         shared,
         service,
@@ -91,7 +59,7 @@ where
     Ok(fn_service(move |socket: TcpStream| {
         let worker = Rc::clone(&worker);
         async move {
-            worker.serve::<B>(socket).await;
+            worker.serve(socket).await;
             Ok(())
         }
     }))
@@ -107,16 +75,11 @@ struct Worker<A, S, D> {
 impl<A, S, D> Worker<A, S, D>
 where
     A: Acceptor,
-    S: Service<Request> + 'static,
-    S::Error: Into<Response<BoxBody>>,
+    S: RequestService,
     D: http1::Dispatcher<A::Io>,
 {
     /// Serves the connection over a socket, or turns it away.
-    async fn serve<B>(&self, socket: TcpStream)
-    where
-        S::Response: Into<Response<B>>,
-        B: MessageBody,
-    {
+    async fn serve(&self, socket: TcpStream) {
         let stats = &*self.shared.stats;
         let Some(_open) = Slot::take(&stats.open, self.shared.max_connections) else {
             stats.refused.fetch_add(1, Ordering::Relaxed);
@@ -175,11 +138,7 @@ where
     }
 
     /// Hands the connection to the dispatcher of its protocol; returns why if it was given up.
-    async fn dispatch<B>(&self, first: First, connection: Connection<A::Io>) -> Option<Over>
-    where
-        S::Response: Into<Response<B>>,
-        B: MessageBody,
-    {
+    async fn dispatch(&self, first: First, connection: Connection<A::Io>) -> Option<Over> {
         let Shared {
             limits,
             max_streams,
