@@ -142,7 +142,7 @@ fn bind(start: Start, app: &App) -> Result<(Server, Arc<Running>), Error> {
         ..config.listen.clone()
     };
     let is_handed = !start.sockets.is_empty();
-    let server = Server::bind(config.http.clone(), listen, start.sockets, app);
+    let server = Server::bind(&config.http, listen, start.sockets, app);
     let server = server.map_err(Error::Listen)?;
     let addresses = server.addresses();
     if is_handed {

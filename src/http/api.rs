@@ -8,7 +8,7 @@ use actix_web::{
     web,
 };
 
-use super::{State, page, reply, view::InView};
+use super::{page, reply, state::State, view::InView};
 
 /// How many results a search gives at most; cargo asks for 10 and crates.io caps at 100.
 const MAX_RESULTS: usize = 100;

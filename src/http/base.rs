@@ -10,8 +10,6 @@ use actix_http::{RequestHead, header::HeaderMap};
 use ipnet::IpNet;
 use parking_lot::RwLock;
 
-use super::path_of;
-
 /// The longest host that is looked at, in bytes: a DNS name has at most 253, then `:65535`.
 const MAX_HOST_BYTES: usize = 260;
 
@@ -75,6 +73,14 @@ impl LiveBases {
         let rest = head.uri.path().strip_prefix(current.prefix.as_str())?;
         (rest.is_empty() || rest.starts_with('/')).then_some(rest)
     }
+}
+
+/// The path of a URL, without a slash at its end.
+pub(super) fn path_of(url: &str) -> String {
+    url::Url::parse(url).map_or_else(
+        |_invalid| String::new(),
+        |url| url.path().trim_end_matches('/').to_owned(),
+    )
 }
 
 /// The host of a request is not one that may be put into an answer.

@@ -1,6 +1,6 @@
-//! Ready answers in memory: an index file or a crate as it goes out, found by the path asked for.
+//! The response cache: an index file or a crate as it goes out, found by the path of the request.
 //!
-//! An answer is good as long as its stamp is the store's stamp of its crate and, for index files,
+//! A response is valid as long as its stamp is the store's stamp of its crate and, for index files,
 //! its time has not run out; both are looked at on every use, so that nothing has to be
 //! thrown out when an entry changes.
 
@@ -26,9 +26,9 @@ const OVERHEAD_BYTES: u64 = 512;
 /// How many answers the map is laid out for; it grows past that.
 const EXPECTED_ANSWERS: usize = 4096;
 
-/// The ready answers. A handle: cloning it is cheap.
+/// The response cache. A handle: cloning it is cheap.
 #[derive(Debug, Clone)]
-pub(crate) struct ReadyCache {
+pub(crate) struct ResponseCache {
     /// `None`: set to zero bytes in the configuration.
     answers: Option<Arc<Answers>>,
     /// The largest body that is kept, in bytes.
@@ -36,22 +36,22 @@ pub(crate) struct ReadyCache {
 }
 
 /// Answers by the path asked for.
-type Answers = Cache<Box<str>, Arc<Ready>, ByBytes>;
+type Answers = Cache<Box<str>, Arc<CachedResponse>, ByBytes>;
 
 #[derive(Debug, Clone)]
 struct ByBytes;
 
-impl Weighter<Box<str>, Arc<Ready>> for ByBytes {
-    fn weight(&self, path: &Box<str>, ready: &Arc<Ready>) -> u64 {
+impl Weighter<Box<str>, Arc<CachedResponse>> for ByBytes {
+    fn weight(&self, path: &Box<str>, ready: &Arc<CachedResponse>) -> u64 {
         let bodies = ready.identity.as_ref().map_or(0, Bytes::len)
             + ready.gzip.as_ref().map_or(0, Bytes::len);
         OVERHEAD_BYTES + path.len() as u64 + bodies as u64
     }
 }
 
-/// What kind of thing a ready answer is; it decides the headers.
+/// The kind of a cached response; it decides the headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum CachedKind {
     /// An index file: two forms, and to be asked for again.
     Index {
         /// What the bytes are; the `ETag`s are made of it.
@@ -63,23 +63,24 @@ pub(crate) enum What {
 
 /// An answer as it goes out.
 #[derive(Debug, Clone)]
-pub(crate) struct Ready {
-    pub(crate) what: What,
+pub(crate) struct CachedResponse {
+    pub(crate) kind: CachedKind,
     /// The crate whose stamp it carries.
     pub(crate) name: CrateName,
     /// The view in which that is looked up.
     pub(crate) view: Arc<View>,
     /// The stamp of the crate in the view when this was made.
     pub(crate) stamp: u64,
-    /// When an index file has to be looked up again. `None`: never.
+    /// When an index file has to be looked up again: it is no longer fresh, or its view may show other
+    /// lines. `None`: never.
     pub(crate) expires: Option<Instant>,
     /// The `ETag` of the body as it is.
     pub(crate) etag: HeaderValue,
     /// The `ETag` of the compressed form.
     pub(crate) etag_gzip: Option<HeaderValue>,
-    /// The body as it is; `None` until somebody asks for it.
+    /// The body as it is; `None` until a client asks for it.
     pub(crate) identity: Option<Bytes>,
-    /// The body compressed; `None` until somebody asks for it.
+    /// The body compressed; `None` until a client asks for it.
     pub(crate) gzip: Option<Bytes>,
 }
 
@@ -90,11 +91,11 @@ pub(crate) enum Form {
     Gzip,
 }
 
-impl ReadyCache {
+impl ResponseCache {
     /// A cache of at most so many bytes; none at all for zero.
-    pub(crate) fn new(bytes: u64) -> ReadyCache {
+    pub(crate) fn new(bytes: u64) -> ResponseCache {
         let cache = || Arc::new(Cache::with_weighter(EXPECTED_ANSWERS, bytes, ByBytes));
-        ReadyCache {
+        ResponseCache {
             answers: (bytes > 0).then(cache),
             largest: bytes / LARGEST_PART,
         }
@@ -106,12 +107,12 @@ impl ReadyCache {
     }
 
     /// The answer for a path, good or not.
-    pub(crate) fn get(&self, path: &str) -> Option<Arc<Ready>> {
+    pub(crate) fn get(&self, path: &str) -> Option<Arc<CachedResponse>> {
         self.answers.as_ref()?.get(path)
     }
 
     /// Keeps an answer, unless it is too large.
-    pub(crate) fn insert(&self, path: &str, ready: Arc<Ready>) {
+    pub(crate) fn insert(&self, path: &str, ready: Arc<CachedResponse>) {
         let size = |body: &Option<Bytes>| body.as_ref().map_or(0, Bytes::len) as u64;
         if let Some(answers) = &self.answers
             && size(&ready.identity).max(size(&ready.gzip)) <= self.largest
@@ -120,15 +121,15 @@ impl ReadyCache {
         }
     }
 
-    /// Bytes held.
+    /// Bytes in use.
     pub(crate) fn bytes(&self) -> u64 {
         self.answers.as_ref().map_or(0, |answers| answers.weight())
     }
 }
 
-impl Ready {
+impl CachedResponse {
     /// Whether this may be sent now, given the store's stamp of its crate.
-    pub(crate) fn is_good(&self, stamp: u64, now: Instant) -> bool {
+    pub(crate) fn is_valid(&self, stamp: u64, now: Instant) -> bool {
         self.stamp == stamp && self.expires.is_none_or(|expires| now < expires)
     }
 
@@ -168,9 +169,9 @@ impl Ready {
 
     pub(crate) fn write_headers(&self, headers: &mut HeaderMap, etag: HeaderValue) {
         headers.insert(header::ETAG, etag);
-        match self.what {
-            What::Index { .. } => write_index_headers(headers),
-            What::Crate => write_crate_headers(headers),
+        match self.kind {
+            CachedKind::Index { .. } => write_index_headers(headers),
+            CachedKind::Crate => write_crate_headers(headers),
         }
     }
 }
@@ -202,6 +203,12 @@ pub(crate) fn may_be_ready(request: &Request) -> bool {
     head.method == actix_http::Method::GET
         && head.uri.query().is_none()
         && !head.headers.contains_key(header::RANGE)
+}
+
+/// The value of an `ETag` header.
+pub(crate) fn etag(quoted: &str) -> HeaderValue {
+    // No digest has bytes that a header cannot have.
+    HeaderValue::from_str(quoted).unwrap_or_else(|_invalid| HeaderValue::from_static("\"\""))
 }
 
 /// Whether `If-None-Match` names `etag` (weak comparison, RFC 9110 §13.1.2).
@@ -242,9 +249,9 @@ mod tests {
 
     use super::*;
 
-    fn ready() -> Ready {
-        Ready {
-            what: What::Index { digest: [0; 16] },
+    fn ready() -> CachedResponse {
+        CachedResponse {
+            kind: CachedKind::Index { digest: [0; 16] },
             name: CrateName::parse("demo").expect("a name"),
             view: Arc::new(View::all()),
             stamp: 7,
@@ -256,7 +263,10 @@ mod tests {
         }
     }
 
-    fn ask(ready: &Ready, headers: &[(header::HeaderName, &'static str)]) -> (u16, Vec<u8>) {
+    fn ask(
+        ready: &CachedResponse,
+        headers: &[(header::HeaderName, &'static str)],
+    ) -> (u16, Vec<u8>) {
         let mut request = Request::new();
         for (name, value) in headers {
             request
@@ -296,25 +306,25 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_good_while_its_stamp_and_time_hold() {
+    fn an_answer_is_valid_while_its_stamp_and_time_hold() {
         let now = Instant::now();
-        assert!(ready().is_good(7, now));
-        assert!(!ready().is_good(8, now));
+        assert!(ready().is_valid(7, now));
+        assert!(!ready().is_valid(8, now));
         let later = now + Duration::from_secs(1);
-        let expiring = Ready {
+        let expiring = CachedResponse {
             expires: Some(later),
             ..ready()
         };
-        assert!(!expiring.is_good(7, later));
-        assert!(expiring.is_good(7, now));
+        assert!(!expiring.is_valid(7, later));
+        assert!(expiring.is_valid(7, now));
     }
 
     #[test]
     fn the_cache_stays_within_its_bytes() {
-        let cache = ReadyCache::new(100 * 1024);
+        let cache = ResponseCache::new(100 * 1024);
         for number in 0..1000 {
             let body = Bytes::from(vec![0; 4096]);
-            let answer = Ready {
+            let answer = CachedResponse {
                 identity: Some(body),
                 ..ready()
             };
@@ -325,6 +335,6 @@ mod tests {
             "{}",
             cache.bytes()
         );
-        assert!(ReadyCache::new(0).get("/1").is_none());
+        assert!(ResponseCache::new(0).get("/1").is_none());
     }
 }

@@ -15,11 +15,11 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 
 use super::{
-    State,
-    cache::{Ready, What, etag_matches, write_crate_headers},
+    cache::{CachedKind, CachedResponse, etag, etag_matches, write_crate_headers},
     front::FromUpstream,
     range::{self, Wanted},
     reply,
+    state::State,
     view::InView,
 };
 use crate::{
@@ -89,7 +89,7 @@ async fn held(
     stamp: (&Arc<View>, u64),
     state: &State,
 ) -> HttpResponse {
-    let etag = etag(blob.checksum());
+    let etag = etag_of(blob.checksum());
     let known = request.headers().get(header::IF_NONE_MATCH);
     if known.is_some_and(|known| etag_matches(known, &etag)) {
         let mut response = HttpResponse::NotModified().finish();
@@ -162,8 +162,8 @@ async fn whole(
         Err(error) => return unreadable(release, &error),
     };
     let (view, stamp) = stamp;
-    let ready = Arc::new(Ready {
-        what: What::Crate,
+    let ready = Arc::new(CachedResponse {
+        kind: CachedKind::Crate,
         name: release.name.clone(),
         view: Arc::clone(view),
         stamp,
@@ -274,13 +274,12 @@ fn coming(request: &HttpRequest, release: &Release, follower: Follower) -> HttpR
     };
     let mut response = HttpResponse::Ok().body(body);
     // A cache on the way may keep what came whole: it is, by then, what the checksum promises.
-    write_headers(response.headers_mut(), etag(&checksum));
+    write_headers(response.headers_mut(), etag_of(&checksum));
     response
 }
 
-fn etag(checksum: &Checksum) -> HeaderValue {
-    let text = format!("\"{checksum}\"");
-    HeaderValue::from_str(&text).unwrap_or_else(|_invalid| HeaderValue::from_static("\"\""))
+fn etag_of(checksum: &Checksum) -> HeaderValue {
+    etag(&format!("\"{checksum}\""))
 }
 
 fn write_headers(headers: &mut HeaderMap, etag: HeaderValue) {

@@ -1,4 +1,4 @@
-//! The door: answers what is ready in memory before any routing, and counts every request.
+//! The front service: answers from the response cache before any routing, and counts every request.
 //!
 //! This is an actix service in front of actix-web's. A warm `cargo fetch` is made of some
 //! thousand small answers that are the same for everybody, and taking each through routing,
@@ -22,8 +22,8 @@ use bytes::Bytes;
 use futures_util::future::{Either, LocalBoxFuture};
 
 use super::{
-    State,
-    cache::{What, may_be_ready},
+    cache::{CachedKind, may_be_ready},
+    state::State,
 };
 use crate::metrics::{BodyCounters, Endpoint, Kind, Metrics, Protocol, ReadyCounters};
 
@@ -87,7 +87,7 @@ where
     fn call(&self, mut request: Request) -> Self::Future {
         let started = Instant::now();
         self.state.strip_prefix(&mut request);
-        if let Some(response) = self.ready_answer(&request, started) {
+        if let Some(response) = self.cached_response(&request, started) {
             return Either::Left(ready(Ok(response)));
         }
         let (endpoint, protocol) = (endpoint(request.path()), protocol(&request));
@@ -117,13 +117,13 @@ where
 }
 
 impl<S> Front<S> {
-    fn ready_answer(&self, request: &Request, started: Instant) -> Option<Response<BoxBody>> {
+    fn cached_response(&self, request: &Request, started: Instant) -> Option<Response<BoxBody>> {
         if !may_be_ready(request) {
             return None;
         }
         let ready = self.state.cache.get(request.path())?;
         let stamp = self.state.mirror.stamp(&ready.view, &ready.name);
-        if !ready.is_good(stamp, started) {
+        if !ready.is_valid(stamp, started) {
             return None;
         }
         let response = ready.answer(request.head())?;
@@ -133,9 +133,9 @@ impl<S> Front<S> {
         };
         let counters = self
             .counters
-            .of(ready.what, protocol(request), response.status().as_u16());
+            .of(ready.kind, protocol(request), response.status().as_u16());
         counters.answered(bytes, started.elapsed());
-        if ready.what == What::Crate
+        if ready.kind == CachedKind::Crate
             && response.status() == StatusCode::OK
             && self.state.services.uses.is_on()
             && let Some(client) = self.state.bases.client(request.head())
@@ -226,7 +226,7 @@ impl Fetched {
     }
 }
 
-/// The counters of ready answers, by kind, protocol and whether the client had it already.
+/// The counters of cached responses, by kind, protocol and whether the client had it already.
 struct Counters {
     index: [[ReadyCounters; 2]; 2],
     download: [[ReadyCounters; 2]; 2],
@@ -246,10 +246,10 @@ impl Counters {
         }
     }
 
-    fn of(&self, what: What, protocol: Protocol, status: u16) -> &ReadyCounters {
-        let [h1, h2] = match what {
-            What::Index { .. } => &self.index,
-            What::Crate => &self.download,
+    fn of(&self, kind: CachedKind, protocol: Protocol, status: u16) -> &ReadyCounters {
+        let [h1, h2] = match kind {
+            CachedKind::Index { .. } => &self.index,
+            CachedKind::Crate => &self.download,
         };
         let [ok, not_modified] = match protocol {
             Protocol::H1 => h1,

@@ -17,12 +17,9 @@ use actix_web::{
 use bytes::Bytes;
 use flate2::write::GzDecoder;
 use futures_util::{Stream, StreamExt as _, stream};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
-use super::{State, reply, view::InView};
+use super::{git_limits::GitLimits, reply, state::State, view::InView};
 use crate::{
     git::{
         self, PackStream, Repo, Serving,
@@ -37,41 +34,19 @@ use crate::{
 /// The longest request, inflated or not: room for over 300,000 commits that a client has.
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
 
-/// A request longer than this waits for one of few places, so that those who send the most cannot
-/// take more than [`LARGE_BODIES`] times the most together. Most have under 4 KiB.
+/// A request longer than this waits for one of few permits. Most have under 4 KiB.
 const LARGE_BODY_BYTES: usize = 256 * 1024;
-const LARGE_BODIES: usize = 4;
 
 /// How long a client may take to send its request.
 const BODY_WITHIN: Duration = Duration::from_secs(60);
 
-/// How many packs are sent at a time. Each holds a piece in memory and some open files.
-const PACKS: usize = 64;
-
-/// How long one more waits for its place, and when it is told to come again.
-const PLACE_WITHIN: Duration = Duration::from_secs(5);
+/// When a client that gets no permit comes again.
 const COME_AGAIN_SECONDS: u64 = 5;
 
 const SERVICE: &str = "git-upload-pack";
 const REQUEST_TYPE: &str = "application/x-git-upload-pack-request";
 const REFS_TYPE: &str = "application/x-git-upload-pack-advertisement";
 const RESULT_TYPE: &str = "application/x-git-upload-pack-result";
-
-/// What bounds the work for git clients.
-#[derive(Debug)]
-pub(crate) struct Places {
-    packs: Arc<Semaphore>,
-    large_bodies: Arc<Semaphore>,
-}
-
-impl Default for Places {
-    fn default() -> Places {
-        Places {
-            packs: Arc::new(Semaphore::new(PACKS)),
-            large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
-        }
-    }
-}
 
 /// What `info/refs` is asked with.
 #[derive(Debug, serde::Deserialize)]
@@ -194,8 +169,7 @@ fn result() -> actix_web::HttpResponseBuilder {
 
 /// Sends a pack, when there is a place for one more.
 async fn send(talk: Talk, serving: Arc<Serving>, head: Vec<u8>, plan: PackPlan) -> HttpResponse {
-    let places = Arc::clone(&talk.state.git.packs);
-    let Some(place) = place(places).await else {
+    let Some(permit) = talk.state.git.pack().await else {
         return talk.refuse(Refusal::busy());
     };
     let opened = web::block(move || {
@@ -210,7 +184,8 @@ async fn send(talk: Talk, serving: Arc<Serving>, head: Vec<u8>, plan: PackPlan) 
                 error = &error as &dyn std::error::Error,
                 "could not make a pack for a git client"
             );
-            return talk.refuse(Refusal::unreadable());
+            let text = "the pack could not be read; the mirror's log says why";
+            return talk.refuse(Refusal::unavailable(GitResult::Failed, text));
         }
         Err(_canceled) => return talk.refuse(Refusal::given_up()),
     };
@@ -220,7 +195,7 @@ async fn send(talk: Talk, serving: Arc<Serving>, head: Vec<u8>, plan: PackPlan) 
             talk,
             result: GitResult::Aborted,
         },
-        _place: place,
+        _permit: permit,
     };
     result().body(BodyStream::new(pieces(Bytes::from(head), sending)))
 }
@@ -236,7 +211,7 @@ struct Sending {
     /// `None`: a blocking thread has it, or had it and panicked.
     frames: Option<Frames<PackStream>>,
     sent: Sent,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// Counts a pack when it is over, however that comes.
@@ -381,31 +356,20 @@ impl Refusal {
         }
     }
 
-    fn busy() -> Refusal {
+    fn unavailable(result: GitResult, text: &str) -> Refusal {
         Refusal {
-            result: GitResult::Busy,
-            ..Refusal::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "too many git clients fetch at the same time; try again in some seconds",
-            )
+            result,
+            ..Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text)
         }
     }
 
-    fn unreadable() -> Refusal {
-        Refusal {
-            result: GitResult::Failed,
-            ..Refusal::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the pack could not be read; the mirror's log says why",
-            )
-        }
+    fn busy() -> Refusal {
+        let text = "too many git clients fetch at the same time; try again in some seconds";
+        Refusal::unavailable(GitResult::Busy, text)
     }
 
     fn given_up() -> Refusal {
-        Refusal {
-            result: GitResult::Failed,
-            ..Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the answer was given up")
-        }
+        Refusal::unavailable(GitResult::Failed, "the answer was given up")
     }
 
     fn response(self) -> HttpResponse {
@@ -422,17 +386,11 @@ impl Refusal {
     }
 }
 
-/// A place, as soon as there is one; `None`: not soon enough.
-async fn place(places: Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-    let place = timeout(PLACE_WITHIN, places.acquire_owned()).await;
-    place.ok()?.ok()
-}
-
 /// The whole body of a request, inflated.
 async fn read(
     request: &HttpRequest,
     body: web::Payload,
-    places: &Places,
+    limits: &GitLimits,
 ) -> Result<Vec<u8>, Refusal> {
     let text = |name| {
         request
@@ -453,7 +411,7 @@ async fn read(
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
         }
     };
-    match timeout(BODY_WITHIN, fill(&mut sink, body, places)).await {
+    match timeout(BODY_WITHIN, fill(&mut sink, body, limits)).await {
         Ok(filled) => filled?,
         Err(_elapsed) => {
             let text = "the request did not come within a minute";
@@ -463,7 +421,7 @@ async fn read(
     sink.finish()
 }
 
-async fn fill(sink: &mut Sink, mut body: web::Payload, places: &Places) -> Result<(), Refusal> {
+async fn fill(sink: &mut Sink, mut body: web::Payload, limits: &GitLimits) -> Result<(), Refusal> {
     let (mut received, mut large) = (0_usize, None);
     while let Some(bytes) = body.next().await {
         let bytes = bytes
@@ -475,7 +433,7 @@ async fn fill(sink: &mut Sink, mut body: web::Payload, places: &Places) -> Resul
         // Inflated in small steps, so that what is to become large waits before it is.
         for part in bytes.chunks(INFLATED_AT_ONCE) {
             if sink.len() > LARGE_BODY_BYTES && large.is_none() {
-                let permit = place(Arc::clone(&places.large_bodies)).await;
+                let permit = limits.large_body().await;
                 large = Some(permit.ok_or_else(Refusal::busy)?);
             }
             sink.write(part)?;

@@ -8,7 +8,7 @@ use actix_web::{
     web,
 };
 
-use super::{State, page::gather, reply};
+use super::{page::gather, reply, state::State};
 use crate::{
     jobs::{RunningJob, ServerState, sync::schedule::saved_sets},
     metrics::{Arrival, Content, Gauges, Host, HostGauges, JobGauges, JournalEvent, ServingMode},

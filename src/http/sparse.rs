@@ -16,10 +16,10 @@ use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 
 use super::{
-    State,
-    cache::{Form, Ready, ReadyCache, What, accepts_gzip},
+    cache::{CachedKind, CachedResponse, Form, ResponseCache, accepts_gzip, etag},
     front::FromUpstream,
     reply,
+    state::State,
     view::InView,
 };
 use crate::{
@@ -81,29 +81,29 @@ async fn serve(
     view: Arc<View>,
     name: CrateName,
     mirror: &Mirror,
-    cache: &ReadyCache,
+    cache: &ResponseCache,
 ) -> Result<HttpResponse, mirror::Error> {
     let form = Form::wanted(request);
     let cached = cache.get(request.path());
     let known = cached.as_deref().filter(|ready| ready.has(form));
-    let known = known.and_then(|ready| match ready.what {
-        What::Index { digest } => Some(digest),
-        What::Crate => None,
+    let known = known.and_then(|ready| match ready.kind {
+        CachedKind::Index { digest } => Some(digest),
+        CachedKind::Crate => None,
     });
     let file = mirror.index_file(&view, &name, known).await?;
     let lost = mirror::Error::Lost {
         what: name.to_string(),
     };
-    let mut ready = Ready {
-        what: What::Index {
+    let mut ready = CachedResponse {
+        kind: CachedKind::Index {
             digest: file.digest,
         },
         name,
         view,
         stamp: file.stamp,
         expires: Some(Instant::now() + file.fresh_for),
-        etag: etag(&file.digest, Form::Identity),
-        etag_gzip: Some(etag(&file.digest, Form::Gzip)),
+        etag: etag_of(&file.digest, Form::Identity),
+        etag_gzip: Some(etag_of(&file.digest, Form::Gzip)),
         identity: None,
         gzip: None,
     };
@@ -144,7 +144,7 @@ impl Form {
     }
 }
 
-impl Ready {
+impl CachedResponse {
     fn has(&self, form: Form) -> bool {
         match form {
             Form::Identity => self.identity.is_some(),
@@ -155,21 +155,12 @@ impl Ready {
 
 /// The `ETag` of an index file is made of its content, so that it stays the same over restarts and
 /// between mirrors.
-fn etag(digest: &[u8; 16], form: Form) -> HeaderValue {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(40);
-    text.push('"');
-    for byte in digest {
-        // Writing to a String cannot fail.
-        if write!(text, "{byte:02x}").is_err() {
-            break;
-        }
-    }
-    text.push_str(match form {
-        Form::Identity => "\"",
-        Form::Gzip => "-gz\"",
-    });
-    HeaderValue::from_str(&text).unwrap_or_else(|_invalid| HeaderValue::from_static("\"\""))
+fn etag_of(digest: &[u8; 16], form: Form) -> HeaderValue {
+    let digest = u128::from_be_bytes(*digest);
+    etag(&match form {
+        Form::Identity => format!("\"{digest:032x}\""),
+        Form::Gzip => format!("\"{digest:032x}-gz\""),
+    })
 }
 
 fn gzip(bytes: &[u8]) -> Bytes {
@@ -260,7 +251,7 @@ mod tests {
     async fn a_cached_answer_does_not_outlive_what_the_view_shows() {
         let dir = tempfile::tempdir().expect("a folder");
         let mirror = mirror_of_demo(dir.path().join("data"));
-        let cache = ReadyCache::new(1 << 20);
+        let cache = ResponseCache::new(1 << 20);
         let until = Clock::start().now() + Duration::from_secs(2);
         let view = Arc::new(View::new("aged", vec![Arc::new(LastHiddenUntil(until))]));
         let name = CrateName::parse("demo").expect("a name");
@@ -276,7 +267,7 @@ mod tests {
         let is_ready = || {
             let stamp = mirror.stamp(&view, &name);
             let ready = cache.get(path);
-            ready.is_some_and(|ready| ready.is_good(stamp, Instant::now()))
+            ready.is_some_and(|ready| ready.is_valid(stamp, Instant::now()))
         };
         let (etag, body) = ask().await;
         assert_eq!(body, line(0));

@@ -9,7 +9,7 @@ use actix_web::{
     FromRequest, HttpRequest, HttpResponse, ResponseError, dev::Payload, http::StatusCode, web,
 };
 
-use super::{State, reply};
+use super::{reply, state::State};
 use crate::{mirror::NoView, policy::View};
 
 /// The view that a path is in: what stands for `{view}` in its route, else the root index.

@@ -28,8 +28,7 @@ const LAYERS: &[&[&str]] = &[
     &["git_index"],
     &["mirror"],
     &["store", "upstream", "git", "policy"],
-    &["listen"],
-    &["registry", "metrics"],
+    &["listen", "registry", "metrics"],
     &["util"],
 ];
 
@@ -111,6 +110,43 @@ const INNER_LAYERS: &[(&str, &[&[&str]])] = &[
             &["error"],
             &["resolve"],
             &["secret"],
+        ],
+    ),
+    (
+        "http",
+        &[
+            &["server"],
+            &["routes"],
+            &["sparse", "download", "git", "api", "operations"],
+            &["page", "front", "view"],
+            &["state"],
+            &["base", "cache", "gathered", "git_limits", "range", "reply"],
+            &["reads"],
+        ],
+    ),
+    (
+        "listen",
+        &[
+            &["server"],
+            &["worker"],
+            &["first", "http1", "http2"],
+            &["upgrade", "stats", "options", "sockets"],
+            &[
+                "acceptor",
+                "drain",
+                "error",
+                "guard",
+                "heartbeat",
+                "service",
+            ],
+        ],
+    ),
+    (
+        "policy",
+        &[
+            &["view"],
+            &["cached_only", "closure", "freshness"],
+            &["rule"],
         ],
     ),
 ];

@@ -4,14 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use actix_web::web::Bytes;
 
-use super::{
-    facts,
-    model::Overview,
-    reads::{ReadError, Reads},
-};
+use super::{facts, model::Overview};
 use crate::{
-    http::State,
-    mirror,
+    http::{gathered::Looked, state::State},
     registry::CrateName,
     status::{CratePage, Facts, Health, Range, SearchPage, TrafficSeries},
     util::format::{is_hidden, seconds},
@@ -19,64 +14,6 @@ use crate::{
 
 /// How long what was gathered is shown: however many look, it is gathered once in this time.
 const FRESH_FOR: Duration = Duration::from_secs(1);
-
-/// How many crates and searches are looked for at a time: each has the store read and a page written.
-const LOOKS_AT_ONCE: usize = 3;
-
-/// How many of them wait, or are shown again, at most.
-const MOST_LOOKS: usize = 48;
-
-/// What is being gathered, and what was within the last second.
-#[derive(Debug)]
-pub(crate) struct Gathered {
-    overview: Reads<Arc<Facts>>,
-    pages: Reads<Looked>,
-}
-
-impl Default for Gathered {
-    fn default() -> Gathered {
-        Gathered {
-            overview: Reads::new(1, 1),
-            pages: Reads::new(LOOKS_AT_ONCE, MOST_LOOKS),
-        }
-    }
-}
-
-/// What came of a look for a crate or of a search.
-#[derive(Debug, Clone)]
-pub(super) enum Looked {
-    /// The page or its JSON, written.
-    Written(Bytes),
-    /// There is no such crate here.
-    Unknown,
-    /// The store cannot be read.
-    Failed(mirror::Error),
-    /// Too many others look.
-    Busy,
-    /// It broke off; the log has why.
-    Broke,
-}
-
-impl Looked {
-    fn of<T>(
-        found: Result<Option<T>, mirror::Error>,
-        write: impl FnOnce(T) -> Option<Bytes>,
-    ) -> Looked {
-        match found {
-            Ok(Some(found)) => write(found).map_or(Looked::Broke, Looked::Written),
-            Ok(None) => Looked::Unknown,
-            Err(error) => Looked::Failed(error),
-        }
-    }
-
-    fn from(looked: Result<Looked, ReadError>) -> Looked {
-        match looked {
-            Ok(looked) => looked,
-            Err(ReadError::Busy) => Looked::Busy,
-            Err(ReadError::Aborted) => Looked::Broke,
-        }
-    }
-}
 
 /// The status page for the base that it was reached by; `None`: it could not be gathered, and the
 /// log has why.

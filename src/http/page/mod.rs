@@ -6,7 +6,6 @@ mod charts;
 mod facts;
 pub(super) mod gather;
 pub(crate) mod model;
-mod reads;
 mod render;
 #[cfg(test)]
 mod sample;
@@ -22,11 +21,8 @@ use actix_web::{
 use serde::Serialize;
 
 pub(crate) use self::assets::file;
-use self::{
-    gather::Looked,
-    render::{CratesPage, OneCratePage, OverviewPage, ProblemPage, answer},
-};
-use super::{State, path_of, reply};
+use self::render::{CratesPage, OneCratePage, OverviewPage, ProblemPage, answer};
+use super::{base::path_of, gathered::Looked, reply, state::State};
 use crate::{registry::CrateName, status::Range};
 
 /// The longest query that is looked for, in bytes: no name is longer than 64.

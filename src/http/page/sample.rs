@@ -65,46 +65,9 @@ pub(super) fn busy() -> Overview {
             detail: "upstream reachable, index checked 40 s ago".into(),
             ..Health::default()
         },
-        upstream: UpstreamFacts {
-            name: "index.example".into(),
-            url: "sparse+https://index.example/".into(),
-            mode: "fallback".into(),
-            index: host(Level::Good, "answered 40 s ago in 38 ms"),
-            downloads: host(Level::Good, "answered 6 min ago in 52 ms"),
-            follow: Some(FollowFacts {
-                commit: Some("8d1f0c2b7a6e5d4c3b2a190817263544f5e6d7c8".into()),
-                age_seconds: Some(130),
-                changed: 4812,
-            }),
-            refreshing: 2,
-            fetching: 1,
-            oldest_stale_seconds: None,
-        },
-        held: HeldFacts {
-            names: 1_683,
-            files: 2_941,
-            stored_bytes: 1_572_864_000,
-            raw_bytes: 1_572_864_000,
-            index_stored_bytes: 14_680_064,
-            index_raw_bytes: 101_711_872,
-            versions: 61_320,
-            held_versions: 2_941,
-            free_bytes: 96 << 30,
-            disk_bytes: 240 << 30,
-            writable: true,
-            held_names: Some(1_204),
-            held_index: Some(format!("{BASE}/view/held/index/")),
-        },
-        git: Some(GitFacts {
-            state: "ready".into(),
-            url: Some(format!("{BASE}/git/index")),
-            commit: Some("1c9a3f5e7d2b4a6c8e0f1a2b3c4d5e6f70819203".into()),
-            generation: 318,
-            cut_seconds: Some(NOW - 1_530),
-            bytes: 231_735_296,
-            staged: 12,
-            failing: None,
-        }),
+        upstream: busy_upstream(),
+        held: busy_store(),
+        git: Some(busy_git()),
         traffic: traffic(workday),
         events: events(),
         jobs: vec![JobFacts {
@@ -127,6 +90,55 @@ pub(super) fn busy() -> Overview {
             ),
         ],
         ..empty()
+    }
+}
+
+fn busy_upstream() -> UpstreamFacts {
+    UpstreamFacts {
+        name: "index.example".into(),
+        url: "sparse+https://index.example/".into(),
+        mode: "fallback".into(),
+        index: host(Level::Good, "answered 40 s ago in 38 ms"),
+        downloads: host(Level::Good, "answered 6 min ago in 52 ms"),
+        follow: Some(FollowFacts {
+            commit: Some("8d1f0c2b7a6e5d4c3b2a190817263544f5e6d7c8".into()),
+            age_seconds: Some(130),
+            changed: 4812,
+        }),
+        refreshing: 2,
+        fetching: 1,
+        oldest_stale_seconds: None,
+    }
+}
+
+fn busy_store() -> HeldFacts {
+    HeldFacts {
+        names: 1_683,
+        files: 2_941,
+        stored_bytes: 1_572_864_000,
+        raw_bytes: 1_572_864_000,
+        index_stored_bytes: 14_680_064,
+        index_raw_bytes: 101_711_872,
+        versions: 61_320,
+        held_versions: 2_941,
+        free_bytes: 96 << 30,
+        disk_bytes: 240 << 30,
+        writable: true,
+        held_names: Some(1_204),
+        held_index: Some(format!("{BASE}/view/held/index/")),
+    }
+}
+
+fn busy_git() -> GitFacts {
+    GitFacts {
+        state: "ready".into(),
+        url: Some(format!("{BASE}/git/index")),
+        commit: Some("1c9a3f5e7d2b4a6c8e0f1a2b3c4d5e6f70819203".into()),
+        generation: 318,
+        cut_seconds: Some(NOW - 1_530),
+        bytes: 231_735_296,
+        staged: 12,
+        failing: None,
     }
 }
 
