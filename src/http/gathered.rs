@@ -23,7 +23,8 @@ pub(crate) struct Gathered {
 impl Default for Gathered {
     fn default() -> Gathered {
         Gathered {
-            overview: Reads::new(1, 1),
+            // Before and after the stop begins.
+            overview: Reads::new(1, 2),
             pages: Reads::new(LOOKS_AT_ONCE, MAX_LOOKS),
         }
     }

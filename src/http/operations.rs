@@ -99,9 +99,15 @@ const VERDICT_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) async fn readyz(state: web::Data<State>) -> HttpResponse {
     let gathered = actix_web::rt::time::timeout(VERDICT_TIMEOUT, gather::facts(&state)).await;
     let health = gathered.ok().flatten().map(|facts| Health::of(&facts));
-    let (status, word) = match (state.status.is_stopping(), &health) {
-        (false, None | Some(Health { is_ready: true, .. })) => (StatusCode::OK, "ready"),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+    // Both lines tell of one moment.
+    let is_ready = match &health {
+        Some(health) => health.is_ready,
+        None => !state.status.is_stopping(),
+    };
+    let (status, word) = if is_ready {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining")
     };
     let summary = health.map(|health| health.summary).unwrap_or_default();
     reply::plain(status, format!("{word}\n{summary}\n"))

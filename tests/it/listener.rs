@@ -563,6 +563,32 @@ fn a_fetch_that_no_client_waits_for_may_end_before_the_program_does() {
 }
 
 #[test]
+fn both_lines_of_the_readiness_probe_tell_of_the_stop() {
+    let upstream = setting();
+    let (mut orlop, client) = half_way(&upstream);
+    let mut probe = connect(&orlop);
+    let request = Ask::get("/readyz").bytes(orlop.address(), false);
+    let mut ask = || {
+        probe.send(&request).expect("the connection is open");
+        let answer = probe.answer(false).expect("an answer");
+        (answer.status, answer.text())
+    };
+    let (status, text) = ask();
+    assert_eq!(status, 200);
+    assert!(text.starts_with("ready\nserving"), "{text}");
+    orlop.signal(Signal::TERM);
+    until("new connections are refused", || {
+        TcpStream::connect(orlop.address()).is_err()
+    });
+    let (status, text) = ask();
+    assert_eq!(status, 503);
+    assert!(text.starts_with("draining\nstopping; "), "{text}");
+    upstream.open_gate();
+    drop(client);
+    assert_eq!(orlop.wait().code(), Some(0), "{}", orlop.stderr());
+}
+
+#[test]
 fn an_idle_orlop_ends_at_once() {
     let upstream = setting();
     let mut orlop = Setup::over(&upstream)

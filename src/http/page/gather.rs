@@ -26,7 +26,13 @@ pub(super) async fn overview(state: &State, base: &str, range: Range) -> Option<
 pub(crate) async fn facts(state: &State) -> Option<Arc<Facts>> {
     let status = state.status.clone();
     let gather = move || Arc::new(status.gather());
-    let gathered = state.gathered.overview.get("", FRESH_FOR, gather).await;
+    // What was gathered before the stop began says nothing of it.
+    let key = if state.status.is_stopping() {
+        "stopping"
+    } else {
+        "serving"
+    };
+    let gathered = state.gathered.overview.get(key, FRESH_FOR, gather).await;
     gathered.ok()
 }
 
