@@ -137,7 +137,8 @@
 //! | a kind of connection, such as TLS | an acceptor in `listen`, a row of `config/keys.rs`, `cli/serve.rs` |
 //! | who may read | `http/front.rs` is before every answer, also a warm one; the checks belong into a module of their own beside `http` |
 //! | an endpoint | `http/routes.rs`, a file beside it; one that views have takes an `http::view::InView` |
-//! | a view, or a rule of one | `policy/view.rs`; what a rule knows of the store: `mirror/views` |
+//! | a view | `policy/view.rs`, `mirror/views` |
+//! | a rule of a view, such as a minimum age | a file beside `policy/cached_only.rs`; what a rule knows: `policy/rule.rs`, `mirror/views` |
 //! | another kind of registry or index, such as that of rustup | its client in `upstream`, its types in `registry`, serving it in `mirror`, its handlers in `http` |
 //! | when a commit of a git index is made, and its message | `git_index/pace.rs`, `git_index/message.rs` |
 //! | a job | a struct that implements [`jobs::Job`], a row of `jobs/table.rs`, a command in `cli/commands` |
