@@ -221,7 +221,7 @@ impl GitIndex {
         };
         let reopened = self.store.reopened();
         recover::give_all(&self.store, repo, head, &|name| {
-            Ok(shown(&self.store, &self.view, name)?.is_none())
+            Ok(self.store.snapshot(name)?.is_none())
         })?;
         self.check_reads(reopened)
     }
