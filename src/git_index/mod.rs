@@ -231,6 +231,8 @@ impl GitIndex {
     fn set_base(&self, base: Option<String>) {
         *self.base.write() = base;
         self.is_base_settled.store(true, Ordering::SeqCst);
+        // The first run compares what changed before the start: not with the first requests.
+        self.ending.wake.notify_one();
     }
 
     /// What waits for the next run.
