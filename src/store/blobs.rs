@@ -9,15 +9,13 @@
 //! is left alone.
 
 use std::{
-    collections::BTreeMap,
-    fmt,
-    fs::{self, File, OpenOptions},
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
     io,
-    os::unix::fs::FileExt,
+    ops::ControlFlow,
     panic::resume_unwind,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool, atomic::Ordering::Relaxed},
-    time::SystemTime,
 };
 
 use bytes::Bytes;
@@ -25,16 +23,11 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::ReadWriteFlags;
 
 use super::{
-    commit::{Hold, Job},
-    error::{Error, Mismatch},
+    error::Error,
     folder::sync_folder,
-    keys::{BlobPath, Held, RAW_SUFFIX, prefix_of},
-    shared::Shared,
+    state::{Held, prefix_of},
 };
-use crate::registry::{Checksum, Release, checksum::Hasher};
-
-/// While a file of unknown length comes in, the room is looked at every so many bytes.
-const CHECK_EVERY_BYTES: u64 = 8 << 20;
+use crate::registry::{Checksum, CrateName};
 
 /// How many folders are synced side by side.
 const MAX_SYNC_THREADS: usize = 8;
@@ -48,6 +41,14 @@ pub struct Blob {
 }
 
 impl Blob {
+    pub(super) fn new(file: Arc<File>, len: u64, checksum: Checksum) -> Blob {
+        Blob {
+            file,
+            len,
+            checksum,
+        }
+    }
+
     /// Its length.
     pub fn len(&self) -> u64 {
         self.len
@@ -103,7 +104,7 @@ impl Blob {
 }
 
 /// Reads into memory that nobody filled with zeros before.
-fn read_range(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
+pub(super) fn read_range(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
         let at = offset.saturating_add(bytes.len() as u64);
@@ -298,172 +299,157 @@ fn sync_share(blobs: &BlobFolder, share: &[(u8, &Checksum)]) -> Vec<(u8, Result<
         .collect()
 }
 
-/// A crate file on its way in: nobody sees it before [`commit`](Reservation::commit). Dropping it
-/// removes what was received.
-pub struct Reservation {
-    shared: Arc<Shared>,
-    path: PathBuf,
-    file: Arc<File>,
-    hasher: Hasher,
-    expected: Checksum,
-    written: u64,
-    /// Bytes that were asked for and did not come yet.
-    awaited: u64,
-    placed: bool,
+/// A value file that is to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    /// Its checksum.
+    pub checksum: Checksum,
+    /// The crate whose rows name it; `None`: no row does.
+    pub of: Option<CrateName>,
+    /// Whether it is set aside in the quarantine instead of being removed.
+    pub set_aside: bool,
 }
 
-impl fmt::Debug for Reservation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reservation")
-            .field("path", &self.path)
-            .field("expected", &self.expected)
-            .field("written", &self.written)
-            .finish_non_exhaustive()
+/// `ab/<sha256>.raw`, the place of a value file below `blobs/`, on the stack.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BlobPath([u8; BLOB_PATH_BYTES]);
+
+/// Two digits, a slash, 64 digits, `.raw`.
+const BLOB_PATH_BYTES: usize = 71;
+
+/// How the name of a value file ends whose bytes are the crate file's own.
+pub(super) const RAW_SUFFIX: &str = ".raw";
+
+impl BlobPath {
+    pub(super) fn of(checksum: &Checksum) -> BlobPath {
+        let mut path = [b'/'; BLOB_PATH_BYTES];
+        let [high, low, _slash, rest @ ..] = &mut path;
+        let (digits, suffix) = rest.split_at_mut(64);
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(checksum.as_bytes()) {
+            if let [high, low] = pair {
+                *high = digit(byte >> 4);
+                *low = digit(byte & 15);
+            }
+        }
+        suffix.copy_from_slice(RAW_SUFFIX.as_bytes());
+        if let [first, second, ..] = digits {
+            *high = *first;
+            *low = *second;
+        }
+        BlobPath(path)
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// The folder: the first two digits.
+    pub(super) fn folder(&self) -> &str {
+        self.as_str().get(..2).unwrap_or_default()
     }
 }
 
-impl Reservation {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        expected: &Checksum,
-        len: Option<u64>,
-    ) -> Result<Reservation, Error> {
-        let awaited = len.unwrap_or(0);
-        shared.check_space(awaited)?;
-        let number = shared.spooled.fetch_add(1, Relaxed);
-        let path = shared
-            .folder
-            .dir
-            .join("spool")
-            .join(format!("{number}.part"));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(Error::io("make a file to receive into", &path))?;
-        shared.awaited_bytes.fetch_add(awaited, Relaxed);
-        Ok(Reservation {
-            shared,
-            path,
-            file: Arc::new(file),
-            hasher: Hasher::default(),
-            expected: *expected,
-            written: 0,
-            awaited,
-            placed: false,
-        })
+fn digit(value: u8) -> u8 {
+    match value {
+        0..=9 => b'0'.saturating_add(value),
+        _ => b'a'.saturating_add(value.saturating_sub(10)),
+    }
+}
+
+impl BlobFolder {
+    /// Takes a file away. Returns its length; `None`: it was not there. The folder is not synced.
+    pub(super) fn remove(&self, removal: &Removal) -> Result<Option<u64>, Error> {
+        let place = BlobPath::of(&removal.checksum);
+        let path = self.path.join(place.as_str());
+        let found = match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            found => found.map_err(Error::io("look at a crate file", &path))?,
+        };
+        if removal.set_aside {
+            self.set_aside(&path, &removal.checksum)?;
+        } else {
+            unless_gone(fs::remove_file(&path)).map_err(Error::io("remove a crate file", &path))?;
+        }
+        // An empty file never counted.
+        Ok(Some(found.len()).filter(|length| *length > 0))
     }
 
-    /// Takes the next bytes.
-    ///
-    /// # Errors
-    /// [`Error::Full`] or [`Error::Io`]: the reservation is of no more use then.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let length = bytes.len() as u64;
-        let after = self.written.saturating_add(length);
-        if self.awaited == 0 && self.written / CHECK_EVERY_BYTES != after / CHECK_EVERY_BYTES {
-            self.shared.check_space(length)?;
+    fn set_aside(&self, path: &Path, checksum: &Checksum) -> Result<(), Error> {
+        let Some(data) = self.path.parent() else {
+            return Ok(());
+        };
+        let folder = data.join("quarantine");
+        let target = folder.join(format!("{checksum}.raw"));
+        let fault = Error::io("set a crate file aside", &target);
+        fs::create_dir_all(&folder).map_err(&fault)?;
+        fs::rename(path, &target).map_err(&fault)?;
+        sync_folder(&folder)?;
+        sync_folder(data)
+    }
+
+    /// Hands every value file to `visit`: a folder at a time, so that memory stays small.
+    pub(super) fn visit(
+        &self,
+        stop: &AtomicBool,
+        mut visit: impl FnMut(Checksum, u64) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let folders: BTreeSet<PathBuf> = entries(&self.path)?
+            .into_iter()
+            .map(|folder| folder.path())
+            .filter(|folder| folder.is_dir())
+            .collect();
+        for folder in folders {
+            for (checksum, length) in files_of(&folder)? {
+                if stop.load(Relaxed) || visit(checksum, length).is_break() {
+                    return Ok(());
+                }
+            }
         }
-        if let Err(error) = self.file.write_all_at(bytes, self.written) {
-            return Err(self.shared.write_fault(&error, &self.path, length));
-        }
-        self.hasher.update(bytes);
-        self.written = after;
-        let came = self.awaited.min(length);
-        self.awaited -= came;
-        self.shared.awaited_bytes.fetch_sub(came, Relaxed);
         Ok(())
     }
-
-    /// The checksum that the file must have.
-    pub fn expected(&self) -> &Checksum {
-        &self.expected
-    }
-
-    /// How many bytes were taken.
-    pub fn written(&self) -> u64 {
-        self.written
-    }
-
-    /// A reader of what was taken, good for as long as it is kept, whatever becomes of this.
-    pub fn reader(&self) -> SpoolReader {
-        SpoolReader {
-            file: Arc::clone(&self.file),
-        }
-    }
-
-    /// Whether what was taken is what was expected.
-    ///
-    /// # Errors
-    /// [`Mismatch`].
-    pub fn verify(&self) -> Result<(), Mismatch> {
-        let actual = self.hasher.clone().finish();
-        if actual == self.expected {
-            Ok(())
-        } else {
-            Err(Mismatch {
-                expected: self.expected,
-                actual,
-                len: self.written,
-            })
-        }
-    }
-
-    /// Makes the file visible, durably, as the crate file of `release`. Blocks for the disk.
-    ///
-    /// # Errors
-    /// [`Error::Mismatch`] if it is another file than was expected, and what the disk says; nothing
-    /// is visible then. After [`Error::Wedged`] it may become visible later.
-    pub fn commit(mut self, release: &Release, now: SystemTime) -> Result<Blob, Error> {
-        self.verify().map_err(Error::Mismatch)?;
-        if let Err(error) = self.file.sync_data() {
-            return Err(self.shared.write_fault(&error, &self.path, 0));
-        }
-        self.shared.queue.call(|reply| {
-            Job::Hold(Hold {
-                release: release.clone(),
-                spool: self.path.clone(),
-                checksum: self.expected,
-                len: self.written,
-                now,
-                reply,
-            })
-        })?;
-        self.placed = true;
-        Ok(Blob {
-            file: Arc::clone(&self.file),
-            len: self.written,
-            checksum: self.expected,
-        })
-    }
 }
 
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.shared.awaited_bytes.fetch_sub(self.awaited, Relaxed);
-        if !self.placed
-            && let Err(error) = fs::remove_file(&self.path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, path = %self.path.display(), "could not remove a half-received file");
+fn files_of(folder: &Path) -> Result<Vec<(Checksum, u64)>, Error> {
+    let mut files = Vec::new();
+    for file in entries(folder)? {
+        let length = file.metadata().ok().filter(fs::Metadata::is_file);
+        let named = checksum_named(&file.path());
+        files.extend(named.zip(length.map(|found| found.len())));
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+/// What is in a folder; nothing, if there is none.
+pub(super) fn entries(dir: &Path) -> Result<Vec<fs::DirEntry>, Error> {
+    let fault = Error::io("look into a folder", dir);
+    match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        found => {
+            let entries = found.map_err(&fault)?.collect::<io::Result<Vec<_>>>();
+            entries.map_err(&fault)
         }
     }
 }
 
-/// Reads what a [`Reservation`] has taken so far. The caller keeps the watermark: it must not ask
-/// for more than [`Reservation::written`] told.
-#[derive(Debug, Clone)]
-pub struct SpoolReader {
-    file: Arc<File>,
+pub(super) fn unless_gone(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
 }
 
-impl SpoolReader {
-    /// `len` bytes from `offset` on.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::UnexpectedEof`] if there are not so many.
-    pub fn read_range(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        read_range(&self.file, offset, len)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_file_is_found_by_its_checksum() {
+        let path = BlobPath::of(&Checksum::of(b""));
+        assert_eq!(
+            path.as_str(),
+            "e3/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855.raw"
+        );
+        assert_eq!(path.folder(), "e3");
     }
 }

@@ -27,7 +27,8 @@ use parking_lot::Mutex;
 
 use super::{
     error::{EngineError, Error},
-    keys::{BORN, CHANGE_NUMBER, CRATES, FIRST_RECORD, KEPT, LOST, META, NAMES, STATE, State},
+    keys::{BORN, CHANGE_NUMBER, CRATES, FIRST_RECORD, KEPT, LOST, META, NAMES, STATE},
+    state::State,
 };
 use crate::util::fs::sync_dir;
 

@@ -7,7 +7,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Store, stamps::Stamps};
+use super::stamps::Stamps;
 use crate::registry::CrateName;
 
 /// How many names a subscriber may have waiting. Who is further behind looks at everything, which
@@ -109,10 +109,16 @@ pub(super) struct Watchers {
 }
 
 impl Watchers {
-    fn subscribe(&self) -> Changes {
+    /// Subscribes to what changes from now on.
+    pub(super) fn subscribe(&self) -> Changes {
         let pending = Arc::default();
         self.subscribers.lock().push(Arc::downgrade(&pending));
         Changes { pending }
+    }
+
+    /// A number that changes with what the name has, see [`Stamps`].
+    pub(super) fn stamp(&self, name: &CrateName) -> u64 {
+        self.stamps.of(name.key())
     }
 
     fn each(&self, tell: impl Fn(&mut Pending)) {
@@ -139,19 +145,5 @@ impl Watchers {
     pub(super) fn tell_everything(&self) {
         self.stamps.bump_all();
         self.each(Pending::set_everything);
-    }
-}
-
-impl Store {
-    /// A number that changes whenever the index entry of the name or which of its crate files are
-    /// held does: what [`stamp`](Store::stamp) is for the entry alone, at the same cost.
-    pub fn held_stamp(&self, name: &CrateName) -> u64 {
-        self.shared().watchers.stamps.of(name.key())
-    }
-
-    /// Subscribes to what changes from now on: names whose index entry or whose held crate files
-    /// became others. At most 16,384 names wait for each subscriber.
-    pub fn changes(&self) -> Changes {
-        self.shared().watchers.subscribe()
     }
 }

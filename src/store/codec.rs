@@ -44,7 +44,7 @@
 use std::{
     fmt::Write as _,
     sync::LazyLock,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use parking_lot::Mutex;
@@ -55,7 +55,10 @@ use zstd::{
     zstd_safe::CParameter,
 };
 
-use super::keys::Counts;
+use super::{
+    fields::{Damaged, Reader, from_millis, to_millis},
+    state::Counts,
+};
 use crate::registry::{
     Checksum, CrateName,
     release::{MAX_VERSION_BYTES, parse_version},
@@ -91,11 +94,6 @@ pub(super) const HELD: u8 = 2;
 pub(super) const SUPERSEDED: u8 = 4;
 /// The version is no longer in the index.
 pub(super) const REMOVED: u8 = 8;
-
-/// The bytes are not a record that this build can trust.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the record is damaged")]
-pub(super) struct Damaged;
 
 /// A record taken apart, to be changed and written again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -291,8 +289,8 @@ impl<'a> View<'a> {
         let crc = u32::from_le_bytes(head.array()?);
         check_crc(bytes, frame_len, crc)?;
         let spelling = head.text(usize::from(spelling_len))?;
-        let etag = head.validator(etag_len)?;
-        let last_modified = head.validator(last_modified_len)?;
+        let etag = validator(&mut head, etag_len)?;
+        let last_modified = validator(&mut head, last_modified_len)?;
         let (rows, _none) = head
             .take(row_count.checked_mul(ROW_BYTES).ok_or(Damaged)?)?
             .as_chunks();
@@ -437,6 +435,13 @@ impl<'a> View<'a> {
     }
 }
 
+fn validator<'a>(head: &mut Reader<'a>, length: u16) -> Result<Option<&'a str>, Damaged> {
+    match length {
+        NO_VALIDATOR => Ok(None),
+        length => head.text(usize::from(length)).map(Some),
+    }
+}
+
 fn check_crc(bytes: &[u8], frame_len: usize, expected: u32) -> Result<(), Damaged> {
     let frame_at = bytes.len().checked_sub(frame_len).ok_or(Damaged)?;
     let mut crc = crc32fast::Hasher::new();
@@ -533,69 +538,12 @@ impl std::fmt::Write for VersionText {
     }
 }
 
-/// What is left to read.
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
-
-impl<'a> Reader<'a> {
-    pub(super) fn take(&mut self, length: usize) -> Result<&'a [u8], Damaged> {
-        let (taken, rest) = self.0.split_at_checked(length).ok_or(Damaged)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Damaged> {
-        let (taken, rest) = self.0.split_first_chunk().ok_or(Damaged)?;
-        self.0 = rest;
-        Ok(*taken)
-    }
-
-    pub(super) fn text(&mut self, length: usize) -> Result<&'a str, Damaged> {
-        str::from_utf8(self.take(length)?).map_err(|_not_text| Damaged)
-    }
-
-    fn length(&mut self) -> Result<usize, Damaged> {
-        usize::try_from(u32::from_le_bytes(self.array()?)).map_err(|_large| Damaged)
-    }
-
-    fn validator(&mut self, length: u16) -> Result<Option<&'a str>, Damaged> {
-        match length {
-            NO_VALIDATOR => Ok(None),
-            length => self.text(usize::from(length)).map(Some),
-        }
-    }
-}
-
-/// Milliseconds since 1970; what lies before is 1970.
-pub fn to_millis(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|since| u64::try_from(since.as_millis()).ok())
-        .unwrap_or(0)
-}
-
-/// The time so many milliseconds after 1970; 1970 where the clock cannot tell it.
-pub fn from_millis(millis: u64) -> SystemTime {
-    UNIX_EPOCH
-        .checked_add(Duration::from_millis(millis))
-        .unwrap_or(UNIX_EPOCH)
-}
-
 /// Compresses an index file as records hold it.
 ///
 /// # Errors
 /// Only for want of memory.
 pub(super) fn compress(bytes: &[u8]) -> std::io::Result<Frame> {
     DICTIONARIES.compress(bytes)
-}
-
-/// The first half of the sha256 of `bytes`.
-pub(super) fn digest_of(bytes: &[u8]) -> [u8; 16] {
-    let checksum = Checksum::of(bytes);
-    checksum
-        .as_bytes()
-        .first_chunk()
-        .copied()
-        .unwrap_or([0; 16])
 }
 
 /// The trained dictionaries by their id in the record. An id, once used, means the same bytes for
@@ -685,7 +633,7 @@ impl Dictionaries {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::fields::digest_of, *};
 
     fn record(rows: Vec<RowRecord>, snapshot: Option<&[u8]>) -> Record {
         Record {

@@ -6,7 +6,7 @@ use super::{
     catalogue::{Catalogue, Value},
     codec::{Record, View},
     error::Error,
-    keys::{Counts, State},
+    state::{Counts, State},
 };
 use crate::registry::CrateName;
 

@@ -2,7 +2,6 @@
 
 use std::{io, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
-use super::restoring::MARK;
 use crate::registry::{Checksum, CrateName};
 
 /// Why the store could not do what it was asked. A clone tells everybody whose write was in the
@@ -42,10 +41,12 @@ pub enum Error {
         dir: PathBuf,
     },
     /// It is being made of a backup, or that was interrupted.
-    #[error("the store at `{}` is only half restored: it has the mark `{MARK}`", dir.display())]
+    #[error("the store at `{}` is only half restored: it has the mark `{mark}`", dir.display())]
     HalfRestored {
         /// The folder.
         dir: PathBuf,
+        /// The name of the file in it that says so.
+        mark: &'static str,
     },
     /// The folder belongs to another user.
     #[error("the store at `{}` belongs to user {owner}, and this is user {user}", dir.display())]

@@ -15,7 +15,6 @@ use std::{
     fs::File,
     hash::{BuildHasher as _, RandomState},
     io,
-    sync::atomic::Ordering::SeqCst,
     time::{Duration, SystemTime},
 };
 
@@ -23,8 +22,6 @@ use parking_lot::Mutex;
 use semver::Version;
 
 use super::{
-    Store,
-    error::Error,
     facts::{Event, EventKind},
     journal::{self, Line},
 };
@@ -56,7 +53,7 @@ const MAX_RECENT_FILES: usize = 50;
 
 /// How much of the journal is read while a page waits, which takes a part of a second. The rest is
 /// read in the background.
-const READ_AT_ONCE_BYTES: u64 = 8 << 20;
+pub(super) const READ_AT_ONCE_BYTES: u64 = 8 << 20;
 
 const PLACE_BITS: u32 = 40;
 const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
@@ -288,7 +285,7 @@ pub struct Occurrences {
 pub struct EventLog {
     recent: Mutex<Recent>,
     /// Held while the journal is read.
-    places: Mutex<Places>,
+    pub(super) places: Mutex<Places>,
 }
 
 #[derive(Debug, Default)]
@@ -319,7 +316,7 @@ impl EventLog {
     }
 
     /// Reads on in the journal up to `end`. A read that failed goes on after what it brought.
-    fn read(&self, places: &mut Places, file: &File, end: u64) -> io::Result<()> {
+    pub(super) fn read(&self, places: &mut Places, file: &File, end: u64) -> io::Result<()> {
         journal::read_frames(file, places.upto, end, &mut |at, after, line| {
             places.upto = after;
             let (event, is_own) = match line {
@@ -413,9 +410,9 @@ fn push<T>(to: &mut VecDeque<T>, one: T, most: usize) {
 /// hash of the name in the high 24. A look goes through all of them: a million take some
 /// milliseconds.
 #[derive(Debug, Default)]
-struct Places {
+pub(super) struct Places {
     /// How far the journal was read.
-    upto: u64,
+    pub(super) upto: u64,
     packed: Vec<u64>,
     hasher: RandomState,
 }
@@ -433,7 +430,7 @@ impl Places {
     }
 
     /// The newest places at which a name may have events, the newest first.
-    fn of(&self, name: &CrateName) -> Vec<u64> {
+    pub(super) fn of(&self, name: &CrateName) -> Vec<u64> {
         let tag = self.tag(name);
         let is_tagged = |place: &&u64| **place & !PLACE_MASK == tag;
         let tagged = self.packed.iter().rev().filter(is_tagged).take(MAX_HISTORY);
@@ -450,82 +447,8 @@ pub struct CrateHistory {
     pub first_seen: HashMap<Version, SystemTime>,
 }
 
-impl Store {
-    /// The event log. Reads on in the journal, unless much of it is unread: then the log is as far
-    /// as it was read in the background.
-    pub fn log(&self) -> &EventLog {
-        let log = &self.shared().events;
-        if let Some(mut places) = log.places.try_lock()
-            && self.unread(&places) <= READ_AT_ONCE_BYTES
-            && let Err(error) = self.read_on(&mut places)
-        {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "could not read the events in the journal"
-            );
-        }
-        log
-    }
-
-    /// Brings the event log to the end of the journal. A million events take about a second: for
-    /// the background.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; damage is passed over.
-    pub fn read_events(&self) -> Result<(), Error> {
-        self.read_on(&mut self.shared().events.places.lock())
-    }
-
-    /// Adds what the program itself did or met to the event log. In memory only.
-    pub fn note(&self, entry: LogEntry) {
-        self.shared().events.note(entry);
-    }
-
-    /// Notes that a file of a crate came in, in whatever way.
-    pub fn note_file(&self, name: &CrateName) {
-        self.shared().events.note_file(name);
-    }
-
-    /// What the journal has of a name, at most `limit` events of it. Blocks for the disk, and while
-    /// the journal is read in the background.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; damage is passed over.
-    pub fn history_of(&self, name: &CrateName, limit: usize) -> Result<CrateHistory, Error> {
-        let path = self.shared().folder.dir.join("journal");
-        let places = {
-            let mut places = self.shared().events.places.lock();
-            self.read_on(&mut places)?;
-            places.of(name)
-        };
-        let (file, _end) = self.journal_file()?;
-        let mut history = CrateHistory::default();
-        for place in places {
-            let line = journal::line_at(&file, place);
-            history.take(name, line.map_err(Error::io("read the journal", &path))?);
-        }
-        history.events.truncate(limit);
-        Ok(history)
-    }
-
-    fn unread(&self, places: &Places) -> u64 {
-        let end = self.shared().journal_len.load(SeqCst);
-        end.saturating_sub(places.upto)
-    }
-
-    fn read_on(&self, places: &mut Places) -> Result<(), Error> {
-        if self.unread(places) == 0 {
-            return Ok(());
-        }
-        let (file, end) = self.journal_file()?;
-        let path = self.shared().folder.dir.join("journal");
-        let read = self.shared().events.read(places, &file, end);
-        read.map_err(Error::io("read the journal", &path))
-    }
-}
-
 impl CrateHistory {
-    fn take(&mut self, name: &CrateName, line: Option<Line>) {
+    pub(super) fn take(&mut self, name: &CrateName, line: Option<Line>) {
         let event = match line {
             Some(Line::Name(entry)) if entry.name == *name => {
                 if let journal::Body::FirstSeen(rows) = &entry.body {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use super::codec::digest_of;
+use super::fields::digest_of;
 pub use crate::registry::Validators;
 use crate::registry::{Checksum, CrateName, IndexFile, release::version_text};
 
@@ -188,7 +188,7 @@ mod millis {
 
     use serde::{Deserialize as _, Deserializer, Serializer};
 
-    use crate::store::codec::{from_millis, to_millis};
+    use crate::store::fields::{from_millis, to_millis};
 
     pub(super) fn serialize<S: Serializer>(
         at: &SystemTime,

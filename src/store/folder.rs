@@ -10,11 +10,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{error::Error, restoring::MARK};
+use super::error::Error;
 use crate::util::fs::sync_dir;
 
 /// The store format that this build reads and writes. It rises when an older build would do harm.
 pub(super) const FORMAT: u32 = 1;
+
+/// The file that marks a folder as half restored.
+pub(super) const MARK: &str = "RESTORE-INCOMPLETE";
 
 const FORMAT_WORDS: &str = "orlop store format ";
 
@@ -137,6 +140,7 @@ fn check_mark(dir: &Path) -> Result<(), Error> {
     match fs::symlink_metadata(dir.join(MARK)) {
         Ok(_) => Err(Error::HalfRestored {
             dir: dir.to_owned(),
+            mark: MARK,
         }),
         Err(error) if error.kind() == NotFound => Ok(()),
         Err(error) => Err(Error::io("look at the data folder", dir)(error)),

@@ -9,17 +9,91 @@ use std::{
 };
 
 use super::{
-    Store,
-    commit::Job,
     error::Error,
+    events::{CrateHistory, EventLog, LogEntry, Places, READ_AT_ONCE_BYTES},
     facts::{Event, EventKind},
+    handle::Store,
     journal,
+    queue::Job,
 };
+use crate::registry::CrateName;
 
 /// How many events go to the committer at a time.
 const EVENTS_AT_A_TIME: usize = 2048;
 
 impl Store {
+    /// The event log. Reads on in the journal, unless much of it is unread: then the log is as far
+    /// as it was read in the background.
+    pub fn log(&self) -> &EventLog {
+        let log = &self.shared().events;
+        if let Some(mut places) = log.places.try_lock()
+            && self.unread(&places) <= READ_AT_ONCE_BYTES
+            && let Err(error) = self.read_on(&mut places)
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "could not read the events in the journal"
+            );
+        }
+        log
+    }
+
+    /// Brings the event log to the end of the journal. A million events take about a second: for
+    /// the background.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; damage is passed over.
+    pub fn read_events(&self) -> Result<(), Error> {
+        self.read_on(&mut self.shared().events.places.lock())
+    }
+
+    /// Adds what the program itself did or met to the event log. In memory only.
+    pub fn note(&self, entry: LogEntry) {
+        self.shared().events.note(entry);
+    }
+
+    /// Notes that a file of a crate came in, in whatever way.
+    pub fn note_file(&self, name: &CrateName) {
+        self.shared().events.note_file(name);
+    }
+
+    /// What the journal has of a name, at most `limit` events of it. Blocks for the disk, and while
+    /// the journal is read in the background.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; damage is passed over.
+    pub fn history_of(&self, name: &CrateName, limit: usize) -> Result<CrateHistory, Error> {
+        let path = self.shared().folder.dir.join("journal");
+        let places = {
+            let mut places = self.shared().events.places.lock();
+            self.read_on(&mut places)?;
+            places.of(name)
+        };
+        let (file, _end) = self.journal_file()?;
+        let mut history = CrateHistory::default();
+        for place in places {
+            let line = journal::line_at(&file, place);
+            history.take(name, line.map_err(Error::io("read the journal", &path))?);
+        }
+        history.events.truncate(limit);
+        Ok(history)
+    }
+
+    fn unread(&self, places: &Places) -> u64 {
+        let end = self.shared().journal_len.load(SeqCst);
+        end.saturating_sub(places.upto)
+    }
+
+    fn read_on(&self, places: &mut Places) -> Result<(), Error> {
+        if self.unread(places) == 0 {
+            return Ok(());
+        }
+        let (file, end) = self.journal_file()?;
+        let path = self.shared().folder.dir.join("journal");
+        let read = self.shared().events.read(places, &file, end);
+        read.map_err(Error::io("read the journal", &path))
+    }
+
     /// Hands what upstream did, as it was noticed, to `visit`, until it breaks: from a place in the
     /// journal on (0: the start, or what was handed with an event: after that one). With each event
     /// comes the place after it. Reads the journal: for jobs, not for requests.

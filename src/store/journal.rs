@@ -32,7 +32,7 @@
 //! | 7 | name gone | |
 //! | 8 | name back | |
 //!
-//! Kind 10, something that another room keeps ([`kept`](super::kept)), a part at a time; a value with
+//! Kind 10, something that another room keeps ([`table`](super::table)), a part at a time; a value with
 //! a part missing is passed over:
 //!
 //! | offset | bytes | field |
@@ -64,9 +64,9 @@ use std::{
 use semver::Version;
 
 use super::{
-    codec::{Damaged, Reader, from_millis, to_millis},
     error::Error,
     facts::{Event, EventKind},
+    fields::{Damaged, Reader, from_millis, to_millis},
 };
 use crate::registry::{Checksum, CrateName, release::parse_version};
 

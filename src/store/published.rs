@@ -15,19 +15,17 @@
 //! | 16 | 20 | id of the commit |
 #![warn(clippy::arithmetic_side_effects)]
 
-use std::{
-    sync::{Arc, atomic::Ordering::SeqCst},
-    time::SystemTime,
-};
+use std::{sync::atomic::Ordering::SeqCst, time::SystemTime};
 
 use bytes::Bytes;
 
 use super::{
-    Store, Table,
-    catalogue::Catalogue,
-    codec::{Reader, compress, digest_of},
-    commit::{Job, Restored, Step},
-    error::{EngineError, Error},
+    codec::compress,
+    error::Error,
+    fields::{Reader, digest_of},
+    handle::Store,
+    queue::{Job, Restored, Step},
+    table::Table,
 };
 use crate::registry::{CrateName, IndexFile};
 
@@ -179,13 +177,6 @@ impl Store {
     /// See [`Error`].
     pub fn index_is_back(&self, change: u64) -> Result<(), Error> {
         self.step(Step::Back { change }).map(drop)
-    }
-
-    fn catalogue(&self) -> Result<Arc<Catalogue>, Error> {
-        self.shared().catalogue().ok_or_else(|| Error::Engine {
-            doing: "be used: it is being opened anew",
-            source: EngineError("not open".into()),
-        })
     }
 
     fn step(&self, step: Step) -> Result<u64, Error> {

@@ -9,19 +9,18 @@ use std::{
 };
 
 use super::{
-    Options,
     blobs::{BlobFolder, Walk},
     catalogue::{Catalogue, OpenFault, VERIFY_BYTES},
-    codec::to_millis,
     edits::Edits,
-    error::Error,
+    error::{EngineError, Error},
     facts::{Event, OpenReport},
+    fields::to_millis,
     folder::{Folder, sync_folder},
     journal::{Entry, HEADER_BYTES, Journal, KeptLine, Line},
-    kept::Assembly,
-    keys::State,
     ledger,
-    shared::Shared,
+    options::Options,
+    state::State,
+    table::Assembly,
 };
 
 /// How many broken folders are kept for who wants to look into them.
@@ -88,12 +87,14 @@ pub(super) fn open(
 /// # Errors
 /// What is wrong outside of sled's files.
 pub(super) fn reopen(
-    shared: &Shared,
+    folder: &Folder,
+    options: &Options,
+    blobs: &BlobFolder,
     journal: &Journal,
     now: SystemTime,
 ) -> Result<(Catalogue, Recovered), Error> {
-    let (catalogue, rebuilt) = open_catalogue(&shared.folder, &shared.options, u64::MAX, now)?;
-    let mut replay = Replay::start(&catalogue, &shared.blobs, journal.len(), false)?;
+    let (catalogue, rebuilt) = open_catalogue(folder, options, u64::MAX, now)?;
+    let mut replay = Replay::start(&catalogue, blobs, journal.len(), false)?;
     journal.replay(replay.from, &mut |at, line| replay.take(at, line))?;
     let mut recovered = replay.finish(journal.len())?;
     recovered.rebuilt = rebuilt;
@@ -128,7 +129,7 @@ fn open_catalogue(
         Err(OpenFault::Outside(error)) => Err(error),
         Err(OpenFault::Broken(again)) => Err(Error::Engine {
             doing: "be made anew",
-            source: super::error::EngineError(again.into()),
+            source: EngineError(again.into()),
         }),
     }
 }

@@ -3,15 +3,61 @@
 use std::ops::ControlFlow;
 
 use super::{
-    Store,
-    codec::{Damaged, REMOVED, Row, SUPERSEDED, View, YANKED},
+    codec::{REMOVED, Row, SUPERSEDED, VersionText, View, YANKED},
     error::Error,
     facts::{EntryFacts, KnownChecksum, ReleaseFacts},
+    fields::Damaged,
+    handle::Store,
     shared::Shared,
 };
-use crate::registry::{CrateName, release::parse_version};
+use crate::registry::{CrateName, Release, release::parse_version};
 
 impl Store {
+    /// What is known of a release; `None`: no index entry that was seen had it.
+    ///
+    /// # Errors
+    /// None today; damage counts as absent.
+    pub fn release(&self, release: &Release) -> Result<Option<ReleaseFacts>, Error> {
+        let shared = self.shared();
+        let key = release.name.key();
+        Ok(shared.record(key).and_then(|record| {
+            let view = shared.view(key, &record)?;
+            let text = VersionText::of(&release.version);
+            let row = view.rows_of(text.as_str()).next()?;
+            Some(ReleaseFacts {
+                name: view.name().ok()?,
+                version: release.version.clone(),
+                checksum: row.checksum,
+                yanked: row.has(YANKED),
+                held: shared.is_held(&row),
+                removed: row.has(REMOVED),
+            })
+        }))
+    }
+
+    /// All checksums that a release was seen with, the one in force first.
+    ///
+    /// # Errors
+    /// None today; damage counts as absent.
+    pub fn checksums(&self, release: &Release) -> Result<Vec<KnownChecksum>, Error> {
+        let shared = self.shared();
+        let key = release.name.key();
+        let Some(record) = shared.record(key) else {
+            return Ok(Vec::new());
+        };
+        let Some(view) = shared.view(key, &record) else {
+            return Ok(Vec::new());
+        };
+        let text = VersionText::of(&release.version);
+        let known = view.rows_of(text.as_str()).map(|row| KnownChecksum {
+            checksum: row.checksum,
+            held: shared.is_held(&row),
+            superseded: row.has(SUPERSEDED),
+            removed: row.has(REMOVED),
+        });
+        Ok(known.collect())
+    }
+
     /// All releases of a name, in the order of their versions; none: the name was never seen.
     /// Removed ones are among them. Of a version with several checksums it is the one in force.
     ///
@@ -48,9 +94,7 @@ impl Store {
             visit(&entry, &releases).is_continue()
         })
     }
-}
 
-impl Store {
     /// Hands every checksum that any release was ever seen with to `visit`, with the crate and the
     /// version's text, until it breaks: what a crate file must be named by to be known. Reads the
     /// whole of sled: for jobs, not for requests.

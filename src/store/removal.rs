@@ -6,37 +6,24 @@
 //! ```
 
 use std::{
-    collections::BTreeSet,
-    fs, io,
+    fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::atomic::AtomicBool,
     time::SystemTime,
 };
 
 use super::{
-    Store,
-    blobs::{BlobFolder, checksum_named},
-    commit::Job,
+    blobs::{Blob, BlobPath, Removal, entries, unless_gone},
     error::Error,
-    folder::sync_folder,
-    keys::BlobPath,
+    handle::Store,
+    queue::Job,
+    reservation::Reservation,
 };
 use crate::registry::{Checksum, CrateName};
 
 /// How many files go to the committer at a time.
 const REMOVALS_AT_A_TIME: usize = 64;
-
-/// A value file that is to go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Removal {
-    /// Its checksum.
-    pub checksum: Checksum,
-    /// The crate whose rows name it; `None`: no row does.
-    pub of: Option<CrateName>,
-    /// Whether it is set aside in the quarantine instead of being removed.
-    pub set_aside: bool,
-}
 
 /// What something is that lies about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +49,32 @@ pub struct Leftover {
 }
 
 impl Store {
+    /// The crate file with a checksum; `None`: it is not held.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn blob(&self, checksum: &Checksum) -> Result<Option<Blob>, Error> {
+        self.shared().blobs.get(checksum)
+    }
+
+    /// Whether the crate file with a checksum is held. Cheap: one look at its name.
+    pub fn holds(&self, checksum: &Checksum) -> bool {
+        self.shared().blobs.length(checksum).is_some()
+    }
+
+    /// The size of the crate file with a checksum; `None`: it is not held. Cheap: one look at its name.
+    pub fn blob_bytes(&self, checksum: &Checksum) -> Option<u64> {
+        self.shared().blobs.length(checksum)
+    }
+
+    /// Makes room for a crate file that is about to come in. `len`: its length, where it is known.
+    ///
+    /// # Errors
+    /// [`Error::Full`] or [`Error::Io`].
+    pub fn reserve(&self, checksum: &Checksum, len: Option<u64>) -> Result<Reservation, Error> {
+        Reservation::new(self.share(), checksum, len)
+    }
+
     /// Removes a crate file, durably, and its marks. Returns its length; `None`: it was not there.
     /// Who holds it open reads on. Looks through all records for who names it: for single files;
     /// many go by [`remove_blobs`](Store::remove_blobs).
@@ -169,25 +182,6 @@ impl Store {
     }
 }
 
-fn unless_gone(outcome: io::Result<()>) -> io::Result<()> {
-    match outcome {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        outcome => outcome,
-    }
-}
-
-/// What is in a folder; nothing, if there is none.
-fn entries(dir: &Path) -> Result<Vec<fs::DirEntry>, Error> {
-    let fault = Error::io("look into a folder", dir);
-    match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        found => {
-            let entries = found.map_err(&fault)?.collect::<io::Result<Vec<_>>>();
-            entries.map_err(&fault)
-        }
-    }
-}
-
 fn leftover(entry: &fs::DirEntry, kind: LeftoverKind) -> Result<Option<Leftover>, Error> {
     let path = entry.path();
     let Ok(found) = entry.metadata() else {
@@ -235,68 +229,4 @@ fn bytes_below(dir: &Path) -> Result<u64, Error> {
         });
     }
     Ok(bytes)
-}
-
-impl BlobFolder {
-    /// Takes a file away. Returns its length; `None`: it was not there. The folder is not synced.
-    pub(super) fn remove(&self, removal: &Removal) -> Result<Option<u64>, Error> {
-        let place = BlobPath::of(&removal.checksum);
-        let path = self.path.join(place.as_str());
-        let found = match fs::symlink_metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            found => found.map_err(Error::io("look at a crate file", &path))?,
-        };
-        if removal.set_aside {
-            self.set_aside(&path, &removal.checksum)?;
-        } else {
-            unless_gone(fs::remove_file(&path)).map_err(Error::io("remove a crate file", &path))?;
-        }
-        // An empty file never counted.
-        Ok(Some(found.len()).filter(|length| *length > 0))
-    }
-
-    fn set_aside(&self, path: &Path, checksum: &Checksum) -> Result<(), Error> {
-        let Some(data) = self.path.parent() else {
-            return Ok(());
-        };
-        let folder = data.join("quarantine");
-        let target = folder.join(format!("{checksum}.raw"));
-        let fault = Error::io("set a crate file aside", &target);
-        fs::create_dir_all(&folder).map_err(&fault)?;
-        fs::rename(path, &target).map_err(&fault)?;
-        sync_folder(&folder)?;
-        sync_folder(data)
-    }
-
-    /// Hands every value file to `visit`: a folder at a time, so that memory stays small.
-    fn visit(
-        &self,
-        stop: &AtomicBool,
-        mut visit: impl FnMut(Checksum, u64) -> ControlFlow<()>,
-    ) -> Result<(), Error> {
-        let folders: BTreeSet<PathBuf> = entries(&self.path)?
-            .into_iter()
-            .map(|folder| folder.path())
-            .filter(|folder| folder.is_dir())
-            .collect();
-        for folder in folders {
-            for (checksum, length) in files_of(&folder)? {
-                if stop.load(Relaxed) || visit(checksum, length).is_break() {
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn files_of(folder: &Path) -> Result<Vec<(Checksum, u64)>, Error> {
-    let mut files = Vec::new();
-    for file in entries(folder)? {
-        let length = file.metadata().ok().filter(fs::Metadata::is_file);
-        let named = checksum_named(&file.path());
-        files.extend(named.zip(length.map(|found| found.len())));
-    }
-    files.sort_unstable();
-    Ok(files)
 }

@@ -8,13 +8,12 @@ use std::{
 };
 
 use super::{
-    OpenReport, Options, Store,
     error::Error,
-    folder::{Folder, check_owner, found_format, is_ours, names, sync_folder, take_lock},
+    facts::OpenReport,
+    folder::{Folder, MARK, check_owner, found_format, is_ours, names, sync_folder, take_lock},
+    handle::Store,
+    options::Options,
 };
-
-/// The file that says that the rest is not all.
-pub(super) const MARK: &str = "RESTORE-INCOMPLETE";
 
 const TEXT: &str =
     "`orlop restore` did not come to its end: run it again, or remove this folder.\n";

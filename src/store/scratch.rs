@@ -5,7 +5,7 @@ use std::{
     sync::atomic::Ordering::Relaxed,
 };
 
-use super::{Store, error::Error};
+use super::{error::Error, handle::Store};
 
 impl Store {
     /// A new, empty file that goes when it is closed. Takes no room below the reserve when it is

@@ -11,37 +11,29 @@ use std::{
             Ordering::{Relaxed, SeqCst},
         },
     },
-    time::SystemTime,
 };
 
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    Options,
     blobs::BlobFolder,
     catalogue::{Catalogue, Value},
     changes::Watchers,
     codec::{HELD, Row, View},
-    commit::Queue,
     error::Error,
     events::EventLog,
-    facts::{EntryFacts, Validators},
-    folder::Folder,
-    keys::{Counts, Held, State},
+    facts::EntryFacts,
+    folder::{Folder, found_format},
+    options::Options,
+    queue::{Queue, Touch},
     space::reserve_of,
     stamps::Stamps,
+    state::{Counts, Held, State},
 };
 use crate::registry::{Checksum, CrateName};
 
 /// How many touches are kept before they are written. One more costs a revalidation.
 const MAX_TOUCHES: usize = 65_536;
-
-/// What upstream said when nothing had changed.
-#[derive(Debug, Clone)]
-pub(super) struct Touch {
-    pub(super) checked: SystemTime,
-    pub(super) validators: Option<Validators>,
-}
 
 /// See the module's sentence.
 pub(super) struct Shared {
@@ -106,7 +98,7 @@ impl std::fmt::Debug for Shared {
 impl Shared {
     /// Reads a file of the data folder, whatever it says.
     pub(super) fn look(&self) -> Result<(), Error> {
-        super::folder::found_format(&self.folder.dir.join("format")).map(drop)
+        found_format(&self.folder.dir.join("format")).map(drop)
     }
 
     pub(super) fn new(

@@ -2,19 +2,28 @@
 
 use std::{
     fs,
-    path::Path,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::*;
-use crate::registry::IndexFile;
+use super::{
+    blobs::BlobPath,
+    catalogue::Tree,
+    codec::{View, compress},
+    handle::Store,
+    state::Counts,
+    *,
+};
+use crate::registry::{Checksum, CrateName, IndexFile, Release};
 
 pub(super) fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_800_000_000 + seconds)
@@ -563,7 +572,7 @@ fn an_empty_value_file_does_not_count() {
     let path = dir
         .path()
         .join("blobs")
-        .join(keys::BlobPath::of(&sum("content")).as_str());
+        .join(BlobPath::of(&sum("content")).as_str());
     fs::write(&path, b"").expect("emptied");
     assert!(store.blob(&sum("content")).expect("readable").is_none());
     hold(&store, "demo", "1.0.0", "content");
@@ -714,7 +723,7 @@ fn a_crate_file_put_into_its_place_is_adopted() {
     let place = |content: &str| {
         dir.path()
             .join("blobs")
-            .join(keys::BlobPath::of(&sum(content)).as_str())
+            .join(BlobPath::of(&sum(content)).as_str())
     };
     let put = place("content");
     fs::create_dir_all(put.parent().expect("a folder")).expect("made");
@@ -1227,7 +1236,7 @@ fn readers_see_what_is_durable_and_nothing_else() {
 /// counted them.
 fn counts_are_right(store: &Store) {
     let counted = || {
-        let mut counts = keys::Counts::default();
+        let mut counts = Counts::default();
         let add = &mut |_key: &str, view: &View<'_>| {
             counts.add(view.counts());
             true
@@ -1270,9 +1279,7 @@ fn a_damaged_record_that_is_written_anew_is_counted_once() {
     publish(&store, "other", &[("1.0.0", "b", false)], 1);
     let catalogue = store.shared().catalogue().expect("open");
     let rubbish = vec![(b"demo".to_vec(), Some(b"rubbish".to_vec()))];
-    catalogue
-        .put(catalogue::Tree::Crates, rubbish)
-        .expect("written");
+    catalogue.put(Tree::Crates, rubbish).expect("written");
     let lines = [("1.0.0", "a", false), ("1.1.0", "c", false)];
     publish(&store, "demo", &lines, 2);
     counts_are_right(&store);

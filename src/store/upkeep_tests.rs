@@ -3,15 +3,18 @@
 use std::{
     fs,
     ops::ControlFlow,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use tempfile::TempDir;
 
 use super::{
+    queue::Job,
     tests::{at, copy_tree, demo, hold, killed, name, open, publish, release, small_disk, sum},
     *,
 };
+use crate::registry::Checksum;
 
 fn kept_keys(store: &Store, table: Table, prefix: &str) -> Vec<String> {
     let mut keys = Vec::new();
