@@ -26,7 +26,7 @@ use crate::{
     mirror::{CrateAnswer, CrateFile, Follower},
     policy::View,
     registry::{Checksum, Release},
-    store::Blob,
+    store::BlobReader,
 };
 
 /// How much of a file is read at a time; a smaller one is read whole. Large enough that a hop to
@@ -85,7 +85,7 @@ pub(crate) async fn download(
 async fn held(
     request: &HttpRequest,
     release: &Release,
-    blob: &Blob,
+    blob: &BlobReader,
     stamp: (&Arc<View>, u64),
     state: &State,
 ) -> HttpResponse {
@@ -143,7 +143,7 @@ fn wanted(request: &HttpRequest, etag: &HeaderValue, len: u64) -> Wanted {
 async fn whole(
     request: &HttpRequest,
     release: &Release,
-    blob: &Blob,
+    blob: &BlobReader,
     etag: HeaderValue,
     stamp: (&Arc<View>, u64),
     state: &State,
@@ -194,7 +194,7 @@ fn unreadable(release: &Release, error: &std::io::Error) -> HttpResponse {
 /// The body of a part of a stored file.
 async fn body_of(
     request: &HttpRequest,
-    blob: &Blob,
+    blob: &BlobReader,
     part: Range<u64>,
 ) -> Result<BoxBody, std::io::Error> {
     let len = part.end.saturating_sub(part.start);
@@ -214,7 +214,7 @@ async fn body_of(
 }
 
 /// A part of a stored file in pieces. An error breaks the transfer off.
-fn pieces(blob: Blob, part: Range<u64>) -> impl Stream<Item = Result<Bytes, std::io::Error>> {
+fn pieces(blob: BlobReader, part: Range<u64>) -> impl Stream<Item = Result<Bytes, std::io::Error>> {
     stream::try_unfold(part, move |part| {
         let blob = blob.clone();
         async move {
@@ -231,7 +231,7 @@ fn pieces(blob: Blob, part: Range<u64>) -> impl Stream<Item = Result<Bytes, std:
 
 /// Up to `len` bytes from `offset` on: at once if the page cache has them, which it nearly always
 /// does, else on a blocking thread, so that a worker never waits for a disk.
-async fn read(blob: &Blob, offset: u64, len: usize) -> Result<Bytes, std::io::Error> {
+async fn read(blob: &BlobReader, offset: u64, len: usize) -> Result<Bytes, std::io::Error> {
     let len = at_most(blob.len().saturating_sub(offset), len);
     if let Some(bytes) = blob.read_range_now(offset, len)? {
         return Ok(bytes);

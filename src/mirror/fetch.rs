@@ -23,7 +23,7 @@ use crate::{
     metrics::{CacheResult, Kind},
     policy::{View, freshness::Decision},
     registry::{Checksum, Release, checksum::Hasher},
-    store::{Blob, LogEntry, LogKind, ReleaseFacts, Reservation, SpoolReader},
+    store::{BlobReader, LogEntry, LogKind, ReleaseFacts, Reservation, SpoolReader},
     upstream::{
         self, Download,
         retry::{Budget, Policy, Retry},
@@ -64,7 +64,7 @@ pub struct CrateAnswer {
 }
 
 impl CrateAnswer {
-    fn stored(blob: Blob) -> CrateAnswer {
+    fn stored(blob: BlobReader) -> CrateAnswer {
         CrateAnswer {
             file: CrateFile::Held(blob),
             is_fetched: false,
@@ -77,7 +77,7 @@ impl CrateAnswer {
 #[derive(Debug)]
 pub enum CrateFile {
     /// It is in the store.
-    Held(Blob),
+    Held(BlobReader),
     /// It is on its way, and the first bytes may be sent.
     Coming(Follower),
 }
@@ -92,7 +92,7 @@ pub(super) struct FetchProgress {
     /// What to read from; set before `released` grows.
     reader: Option<SpoolReader>,
     /// How it ended.
-    end: Option<Result<Blob, Error>>,
+    end: Option<Result<BlobReader, Error>>,
 }
 
 impl FetchProgress {
@@ -244,7 +244,7 @@ impl Mirror {
     ///
     /// # Errors
     /// As [`crate_file`](Mirror::crate_file).
-    pub async fn fetch_whole(&self, release: &Release) -> Result<Blob, Error> {
+    pub async fn fetch_whole(&self, release: &Release) -> Result<BlobReader, Error> {
         match self.crate_file(&View::all(), release).await?.file {
             CrateFile::Held(blob) => Ok(blob),
             CrateFile::Coming(follower) => follower.end().await,
@@ -291,7 +291,7 @@ impl Mirror {
         checksum: &Checksum,
         pace: &Arc<Pace>,
     ) -> Result<Option<u64>, Error> {
-        let held = self.inner.store.blob(checksum);
+        let held = self.inner.store.blob_bytes(checksum);
         if held
             .map_err(|error| Error::store(release, error))?
             .is_some()
@@ -376,7 +376,7 @@ impl Inner {
         &self,
         release: &Release,
         facts: Option<&ReleaseFacts>,
-    ) -> Result<Option<Blob>, Error> {
+    ) -> Result<Option<BlobReader>, Error> {
         let Some(checksum) = facts.map(|facts| facts.checksum) else {
             return Ok(None);
         };
@@ -388,6 +388,7 @@ impl Inner {
         let held = self
             .store
             .blob(&checksum)
+            .await
             .map_err(|error| Error::store(release, error))?;
         let Some(blob) = held else {
             return Ok(None);
@@ -489,9 +490,11 @@ impl Inner {
         checksum: &Checksum,
         leader: &Leader<Checksum, FetchProgress>,
         pace: Option<&Pace>,
-    ) -> Result<Blob, Error> {
+    ) -> Result<BlobReader, Error> {
         // Between a look into the store and joining another fetch may have come to its end.
-        if let Ok(Some(blob)) = self.store.blob(checksum)
+        let stored = self.store.blob(checksum).await;
+        let stored = stored.map_err(|error| Error::store(release, error))?;
+        if let Some(blob) = stored
             && self.sound.get(checksum) == Some(blob.len())
         {
             return Ok(blob);
@@ -654,7 +657,7 @@ fn of_upstream(release: &Release, error: upstream::Error) -> Error {
 }
 
 /// The checksum of a stored file as it is on the disk now.
-fn hash(blob: &Blob) -> std::io::Result<Checksum> {
+fn hash(blob: &BlobReader) -> std::io::Result<Checksum> {
     let mut hasher = Hasher::default();
     let mut at = 0;
     while at < blob.len() {
@@ -745,7 +748,7 @@ impl Follower {
     ///
     /// # Errors
     /// Whatever ended the fetch.
-    pub async fn end(mut self) -> Result<Blob, Error> {
+    pub async fn end(mut self) -> Result<BlobReader, Error> {
         let ended = |progress: &FetchProgress| progress.end.is_some();
         let end = match self.progress.wait_for(ended).await {
             Ok(progress) => progress.end.clone(),
@@ -790,6 +793,25 @@ mod tests {
         assert_eq!(release_mark(None, VERIFIED_FIRST_BYTES), 0);
     }
 
+    /// Upstream cannot be reached.
+    fn mirror(store: crate::store::Store, clock: crate::util::clock::Clock) -> Mirror {
+        // Nobody listens at port 9: asking upstream fails.
+        let dead = url::Url::parse("http://127.0.0.1:9/").expect("a URL");
+        let upstream = upstream::Options::new(dead.into());
+        let metrics = Arc::new(crate::metrics::Metrics::new().expect("series"));
+        let upstream = upstream::Upstream::new(upstream, Arc::clone(&metrics)).expect("a client");
+        Mirror::new(super::super::Parts {
+            options: Arc::default(),
+            store,
+            source: Arc::new(super::super::SparseSource::new(upstream.clone())),
+            upstream,
+            views: super::super::Views::new(&super::super::views::Options::default()),
+            metrics,
+            clock,
+            background: crate::util::background::Background::start().expect("threads start"),
+        })
+    }
+
     #[tokio::test]
     async fn a_leader_that_comes_late_takes_what_the_last_one_stored() {
         let dir = tempfile::tempdir().expect("a folder");
@@ -801,21 +823,7 @@ mod tests {
         let mut spool = store.reserve(&checksum, None).expect("room");
         spool.write(b"demo").expect("written");
         spool.commit(&release, clock.now()).expect("committed");
-        // Nobody listens at port 9: asking upstream fails.
-        let dead = url::Url::parse("http://127.0.0.1:9/").expect("a URL");
-        let upstream = upstream::Options::new(dead.into());
-        let metrics = Arc::new(crate::metrics::Metrics::new().expect("series"));
-        let upstream = upstream::Upstream::new(upstream, Arc::clone(&metrics)).expect("a client");
-        let mirror = Mirror::new(super::super::Parts {
-            options: Arc::default(),
-            store,
-            source: Arc::new(super::super::SparseSource::new(upstream.clone())),
-            upstream,
-            views: super::super::Views::new(&super::super::views::Options::default()),
-            metrics,
-            clock,
-            background: crate::util::background::Background::start().expect("threads start"),
-        });
+        let mirror = mirror(store, clock);
         mirror.inner.sound.insert(checksum, 4);
         let Role::Leader(leader, _) = mirror.inner.fetches.join(&checksum, FetchProgress::default)
         else {
@@ -826,6 +834,42 @@ mod tests {
             .fetch_now(&release, &checksum, &leader, None)
             .await;
         assert_eq!(blob.expect("it is held").len(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_opened_is_not_fetched_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let clock = crate::util::clock::Clock::start();
+        let options = crate::store::Options::at(dir.path().join("data"));
+        let (store, _) = crate::store::Store::open(options, clock.now()).expect("a store");
+        let (name, sum) = ("demo", Checksum::of(b"demo"));
+        let line = format!(
+            r#"{{"name":"{name}","vers":"1.0.0","deps":[],"cksum":"{sum}","features":{{}},"yanked":false}}"#
+        );
+        let release = Release::parse(name, "1.0.0").expect("a release");
+        let file = crate::registry::IndexFile::parse(&release.name, line.into());
+        let change = crate::store::Change::Index {
+            name: release.name.clone(),
+            file: file.expect("a good file"),
+            validators: crate::store::Validators::default(),
+            checked: clock.now(),
+        };
+        store.publish(vec![change], clock.now()).expect("published");
+        let hex = sum.to_hex();
+        let place = dir
+            .path()
+            .join(format!("data/blobs/{}/{hex}.raw", &hex[..2]));
+        std::fs::create_dir_all(&place).expect("made");
+        let mirror = mirror(store, clock);
+        let answer = mirror.crate_file(&View::all(), &release).await;
+        assert!(matches!(answer, Err(Error::Store { .. })), "{answer:?}");
+        let Role::Leader(leader, _) = mirror.inner.fetches.join(&sum, FetchProgress::default)
+        else {
+            panic!("expected to lead");
+        };
+        let fetched = mirror.inner.fetch_now(&release, &sum, &leader, None).await;
+        assert!(matches!(fetched, Err(Error::Store { .. })), "{fetched:?}");
+        assert!(place.is_dir());
     }
 
     #[tokio::test]

@@ -38,7 +38,7 @@ use self::{fetch::FetchProgress, source::OfflineSource, stale::Stale};
 use crate::{
     metrics::Metrics,
     registry::{Checksum, CrateName, Release},
-    store::{Blob, Store},
+    store::{BlobReader, Store},
     upstream::Upstream,
     util::{background::Background, clock::Clock, live::Live, single_flight::SingleFlight},
 };
@@ -104,7 +104,7 @@ struct Inner {
     /// Stored files that were found to be what they should be since the start, with their length.
     sound: quick_cache::sync::Cache<Checksum, u64>,
     /// Sound files that were opened a moment ago.
-    open: quick_cache::sync::Cache<Checksum, (Blob, Instant)>,
+    open: quick_cache::sync::Cache<Checksum, (BlobReader, Instant)>,
     stale: Stale,
 }
 

@@ -150,7 +150,7 @@ impl Status {
             versions_count: in_index().count() as u64,
             held_count: held().count() as u64,
             held_bytes: held()
-                .filter_map(|one| store.blob_bytes(&one.checksum))
+                .filter_map(|one| store.blob_bytes(&one.checksum).ok().flatten())
                 .sum(),
             downloads: downloads.values().sum(),
             max_version: max_version.as_ref().map(ToString::to_string),
@@ -170,7 +170,8 @@ impl Status {
         let versions = shown.into_iter().map(|release| {
             let key = format!("{}@{}", name.key(), release.version);
             let line = lines.remove(&release.version).unwrap_or_default();
-            let bytes = release.held.then(|| store.blob_bytes(&release.checksum));
+            let bytes = || store.blob_bytes(&release.checksum).ok().flatten();
+            let bytes = release.held.then(bytes);
             let first_seen = history.first_seen.get(&release.version);
             let published = line
                 .pubtime

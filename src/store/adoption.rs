@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::{
-    blobs::Walk,
+    blob_store::{BlobStore as _, BlobWalk},
     codec::View,
     error::Error,
     facts::Adoption,
@@ -24,7 +24,7 @@ impl Store {
     pub fn adopt(&self, stop: &AtomicBool) -> Result<Adoption, Error> {
         let queue = &self.shared().queue;
         queue.call(Job::WalkBegin)?;
-        let Some(walk) = self.shared().blobs.walk(stop)? else {
+        let Some(walk) = BlobWalk::through(&self.shared().blobs, stop)? else {
             return Ok(Adoption {
                 stopped: true,
                 ..Adoption::default()
@@ -47,7 +47,7 @@ impl Store {
     /// `false`: it was stopped.
     fn mark_all(
         &self,
-        walk: &Walk,
+        walk: &BlobWalk,
         stop: &AtomicBool,
         adoption: &mut Adoption,
     ) -> Result<bool, Error> {
@@ -72,14 +72,14 @@ impl Store {
         self.shared().queue.call(|reply| Job::Mark(marks, reply))
     }
 
-    fn marks_of(&self, view: &View<'_>, walk: &Walk, adoption: &mut Adoption) -> Option<Mark> {
+    fn marks_of(&self, view: &View<'_>, walk: &BlobWalk, adoption: &mut Adoption) -> Option<Mark> {
         let mut checksums = Vec::new();
         for row in view.rows() {
             let marked = self.shared().is_held(&row);
-            if marked == walk.may_hold(&row.checksum) {
+            if marked == walk.checksums.may_contain(&row.checksum) {
                 continue;
             }
-            let held = self.shared().blobs.length(&row.checksum).is_some();
+            let held = self.shared().blobs.has(&row.checksum);
             if held != marked {
                 checksums.push(row.checksum);
                 adoption.adopted += u64::from(held);

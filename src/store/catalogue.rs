@@ -64,6 +64,10 @@ pub(super) struct Catalogue {
 /// Keys with their values; `None`: it goes.
 pub(super) type Pairs = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
+/// All that the catalogue had is durable: readers may see it.
+#[derive(Debug)]
+pub(super) struct Durable(());
+
 /// The trees that are read in pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tree {
@@ -313,9 +317,15 @@ impl Catalogue {
     ///
     /// # Errors
     /// [`Error::Engine`] or [`Error::Io`]. May take for ever on a full disk: that is sled's.
-    pub(super) fn flush(&self) -> Result<(), Error> {
+    pub(super) fn flush(&self) -> Result<Durable, Error> {
         guarded("flush", || self.db.flush())?;
-        self.sync().map_err(Error::io("sync", &self.dir))
+        self.sync().map_err(Error::io("sync", &self.dir))?;
+        Ok(Durable(()))
+    }
+
+    /// For a catalogue that was opened a moment ago: what it has comes from the disk.
+    pub(super) fn opened(&self) -> Durable {
+        Durable(())
     }
 
     fn sync(&self) -> io::Result<()> {

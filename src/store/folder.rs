@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{
+        self,
         ErrorKind::{NotFound, QuotaExceeded, StorageFull},
         Read, Seek, Write,
     },
@@ -171,9 +172,8 @@ pub(super) fn is_ours(name: &str) -> bool {
 pub(super) fn names(dir: &Path) -> Result<Vec<String>, Error> {
     let fault = Error::io("look into the data folder", dir);
     let entries = fs::read_dir(dir).map_err(&fault)?;
-    let name = |entry: std::io::Result<fs::DirEntry>| {
-        Ok(entry?.file_name().to_string_lossy().into_owned())
-    };
+    let name =
+        |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
     entries.map(name).collect::<Result<_, _>>().map_err(&fault)
 }
 
@@ -211,7 +211,7 @@ pub(super) fn take_lock(dir: &Path) -> Result<(File, bool), Error> {
 
 /// Synced, because the next start believes it. A full disk must not keep the store from serving:
 /// the lock is the file, not what it says, and one that says nothing only costs a look.
-fn write_lock(mut lock: &File, text: &str) -> std::io::Result<()> {
+fn write_lock(mut lock: &File, text: &str) -> io::Result<()> {
     lock.set_len(0)?;
     lock.rewind()?;
     match lock.write_all(text.as_bytes()) {
@@ -261,12 +261,55 @@ pub(super) fn found_format(path: &Path) -> Result<Option<u32>, Error> {
     }
 }
 
+/// What is in a folder; nothing, if there is none.
+pub(super) fn entries(dir: &Path) -> Result<Vec<fs::DirEntry>, Error> {
+    let fault = Error::io("look into a folder", dir);
+    match fs::read_dir(dir) {
+        Err(error) if error.kind() == NotFound => Ok(Vec::new()),
+        found => {
+            let entries = found.map_err(&fault)?.collect::<io::Result<Vec<_>>>();
+            entries.map_err(&fault)
+        }
+    }
+}
+
+/// What is gone already is no error.
+pub(super) fn unless_gone(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Removes a file or a folder. Of a link the link is removed, and not what it leads to.
+pub(super) fn remove_any(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    }
+}
+
 /// Syncs the names in a folder.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub(super) fn sync_folder(path: &Path) -> Result<(), Error> {
     sync_dir(path).map_err(Error::io("sync a folder", path))
+}
+
+/// Removes what an earlier process was still receiving. Returns how many files there were.
+pub(super) fn sweep(spool: &Path) -> Result<u64, Error> {
+    let fault = Error::io("sweep half-received files", spool);
+    let mut swept = 0;
+    for file in fs::read_dir(spool).map_err(&fault)? {
+        let file = file.map_err(&fault)?;
+        if !file.file_type().map_err(&fault)?.is_dir() {
+            fs::remove_file(file.path()).map_err(&fault)?;
+            swept += 1;
+        }
+    }
+    Ok(swept)
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use std::{
 };
 
 use super::{
-    blobs::{self, BlobFolder},
     catalogue::{Catalogue, Tree},
     changes::Changes,
     codec::View,
@@ -16,9 +15,10 @@ use super::{
     condition::FolderCondition,
     error::{EngineError, Error},
     facts::{OpenReport, Totals},
-    folder::Folder,
+    folder::{Folder, sweep},
     options::Options,
     queue::Job,
+    raw_files::Blobs,
     rebuild,
     shared::Shared,
     space::Room,
@@ -68,10 +68,10 @@ impl Store {
     ) -> Result<(Store, OpenReport), Error> {
         let mut report = OpenReport {
             created: folder.created,
-            swept: blobs::sweep(&folder.dir.join("spool"))?,
+            swept: sweep(&folder.dir.join("spool"))?,
             ..OpenReport::default()
         };
-        let blobs = BlobFolder::open(folder.dir.join("blobs"))?;
+        let blobs = Blobs::open_folder(folder.dir.join("blobs"))?;
         let (catalogue, journal, recovered) =
             rebuild::open(&folder, &options, &blobs, now, &mut report)?;
         let change_number = recovered.change_number;

@@ -45,6 +45,7 @@
 //! verifies them again.
 
 mod adoption;
+mod blob_store;
 mod blobs;
 mod catalogue;
 mod changes;
@@ -65,12 +66,13 @@ mod kept;
 mod keys;
 mod ledger;
 mod options;
+mod owners;
 mod publish;
 mod published;
 mod queue;
+mod raw_files;
 mod rebuild;
 mod releases;
-mod removal;
 mod reservation;
 mod restoring;
 mod scratch;
@@ -85,7 +87,8 @@ mod tests;
 mod upkeep_tests;
 
 pub use self::{
-    blobs::{Blob, Removal},
+    blob_store::{BlobReader, Removal},
+    blobs::{Leftover, LeftoverKind},
     changes::{Changed, Changes, Waiting},
     codec::MAX_SNAPSHOT_BYTES,
     condition::FolderCondition,
@@ -98,8 +101,8 @@ pub use self::{
     fields::{from_millis, to_millis},
     handle::Store,
     options::Options,
+    owners::BlobOwner,
     published::{CommitId, Published},
-    removal::{Leftover, LeftoverKind},
     reservation::{Reservation, SpoolReader},
     restoring::Restoring,
     space::{Room, Space, SpaceProbe},

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    path::PathBuf,
     sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel},
     time::{Duration, Instant, SystemTime},
 };
@@ -10,13 +9,13 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 
 use super::{
-    blobs::{Removal, Walk},
+    blob_store::{BlobWalk, Removal, SpooledBlob},
     codec::Frame,
     error::Error,
     facts::{Event, Validators},
     table::Kept,
 };
-use crate::registry::{Checksum, CrateName, IndexFile, Release};
+use crate::registry::{Checksum, CrateName, IndexFile};
 
 /// How many writes may wait. More wait for room, within the write deadline.
 const MAX_QUEUED: usize = 1024;
@@ -51,7 +50,7 @@ pub(super) enum Job {
     Learn(Vec<Event>, Reply<()>),
     Remove(Vec<Removal>, Reply<Freed>),
     WalkBegin(Reply<()>),
-    WalkEnd(Walk, Reply<()>),
+    WalkEnd(BlobWalk, Reply<()>),
     /// One step beside the batches. The answer is the change number.
     Step(Box<Step>, Reply<u64>),
     Close(Reply<()>),
@@ -100,12 +99,10 @@ pub(super) enum Prepared {
     },
 }
 
-/// A complete crate file in the spool, synced.
+/// A blob of a crate that is to be taken in.
 pub(super) struct Hold {
-    pub(super) release: Release,
-    pub(super) spool: PathBuf,
-    pub(super) checksum: Checksum,
-    pub(super) len: u64,
+    pub(super) name: CrateName,
+    pub(super) spooled: SpooledBlob,
     pub(super) now: SystemTime,
     pub(super) reply: Reply<()>,
 }

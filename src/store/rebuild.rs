@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    blobs::{BlobFolder, Walk},
+    blob_store::{BlobStore as _, BlobWalk},
     catalogue::{Catalogue, OpenFault, VERIFY_BYTES},
     edits::Edits,
     error::{EngineError, Error},
@@ -19,6 +19,7 @@ use super::{
     journal::{Entry, HEADER_BYTES, Journal, KeptLine, Line},
     ledger,
     options::Options,
+    raw_files::Blobs,
     state::State,
     table::Assembly,
 };
@@ -54,7 +55,7 @@ pub(super) struct Recovered {
 pub(super) fn open(
     folder: &Folder,
     options: &Options,
-    blobs: &BlobFolder,
+    blobs: &Blobs,
     now: SystemTime,
     report: &mut OpenReport,
 ) -> Result<(Catalogue, Journal, Recovered), Error> {
@@ -89,7 +90,7 @@ pub(super) fn open(
 pub(super) fn reopen(
     folder: &Folder,
     options: &Options,
-    blobs: &BlobFolder,
+    blobs: &Blobs,
     journal: &Journal,
     now: SystemTime,
 ) -> Result<(Catalogue, Recovered), Error> {
@@ -171,7 +172,7 @@ fn set_aside_before(data: &Path) -> io::Result<Vec<PathBuf>> {
 /// Does to sled what the journal says and sled does not know.
 struct Replay<'a> {
     catalogue: &'a Catalogue,
-    blobs: &'a BlobFolder,
+    blobs: &'a Blobs,
     edits: Edits,
     /// What the journal has of other rooms' things, by the keys of sled.
     kept: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
@@ -179,7 +180,7 @@ struct Replay<'a> {
     /// Whether sled had a state.
     is_known: bool,
     /// All value files, where they had to be counted: spares millions of looks for one of them.
-    walk: Option<Walk>,
+    walk: Option<BlobWalk>,
     recovered: Recovered,
     /// Entries from here on are not in sled.
     from: u64,
@@ -190,7 +191,7 @@ struct Replay<'a> {
 impl<'a> Replay<'a> {
     fn start(
         catalogue: &'a Catalogue,
-        blobs: &'a BlobFolder,
+        blobs: &'a Blobs,
         length: u64,
         is_new: bool,
     ) -> Result<Replay<'a>, Error> {
@@ -212,7 +213,7 @@ impl<'a> Replay<'a> {
         // Sled knows nothing, so the files have to be counted. Nobody stops this walk.
         let walk = match known {
             Some(_) => None,
-            None => blobs.walk(&AtomicBool::new(false))?,
+            None => BlobWalk::through(blobs, &AtomicBool::new(false))?,
         };
         if let Some(walk) = &walk {
             recovered.state.held = walk.held;
@@ -267,7 +268,7 @@ impl<'a> Replay<'a> {
         self.recovered.replayed += 1;
         let (blobs, walk) = (self.blobs, self.walk.as_ref());
         let is_held = |checksum: &_| {
-            walk.is_none_or(|walk| walk.may_hold(checksum)) && blobs.length(checksum).is_some()
+            walk.is_none_or(|walk| walk.checksums.may_contain(checksum)) && blobs.has(checksum)
         };
         if let Some(record) = self.edits.get(self.catalogue, &event.name)?
             && ledger::learn(record, &event.kind, &is_held)
@@ -291,7 +292,7 @@ impl<'a> Replay<'a> {
         self.recovered.replayed += 1;
         let (blobs, walk) = (self.blobs, self.walk.as_ref());
         let is_held = |checksum: &_| {
-            walk.is_none_or(|walk| walk.may_hold(checksum)) && blobs.length(checksum).is_some()
+            walk.is_none_or(|walk| walk.checksums.may_contain(checksum)) && blobs.has(checksum)
         };
         let (record, is_new) = self.edits.get_or_new(self.catalogue, &entry.name)?;
         if is_new {

@@ -94,34 +94,6 @@ impl Store {
             visit(&entry, &releases).is_continue()
         })
     }
-
-    /// Hands every checksum that any release was ever seen with to `visit`, with the crate and the
-    /// version's text, until it breaks: what a crate file must be named by to be known. Reads the
-    /// whole of sled: for jobs, not for requests.
-    ///
-    /// # Errors
-    /// If sled cannot be read; damaged records are passed over.
-    pub fn visit_checksums(
-        &self,
-        mut visit: impl FnMut(&CrateName, &str, &KnownChecksum) -> ControlFlow<()>,
-    ) -> Result<(), Error> {
-        let shared = self.shared();
-        self.visit(&mut |key, view| {
-            let Ok(name) = view.name() else {
-                shared.note_damage(key, &Damaged);
-                return true;
-            };
-            view.rows().all(|row| {
-                let known = KnownChecksum {
-                    checksum: row.checksum,
-                    held: shared.is_held(&row),
-                    superseded: row.has(SUPERSEDED),
-                    removed: row.has(REMOVED),
-                };
-                visit(&name, row.version, &known).is_continue()
-            })
-        })
-    }
 }
 
 fn releases_of(shared: &Shared, view: &View<'_>) -> Option<Vec<ReleaseFacts>> {

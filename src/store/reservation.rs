@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    blobs::{Blob, read_range},
+    blob_store::{BlobReader, SpooledBlob, read_range},
     error::{Error, Mismatch},
     queue::{Hold, Job},
     shared::Shared,
@@ -140,23 +140,20 @@ impl Reservation {
     /// # Errors
     /// [`Error::Mismatch`] if it is another file than was expected, and what the disk says; nothing
     /// is visible then. After [`Error::Wedged`] it may become visible later.
-    pub fn commit(mut self, release: &Release, now: SystemTime) -> Result<Blob, Error> {
+    pub fn commit(mut self, release: &Release, now: SystemTime) -> Result<BlobReader, Error> {
         self.verify().map_err(Error::Mismatch)?;
-        if let Err(error) = self.file.sync_data() {
-            return Err(self.shared.write_fault(&error, &self.path, 0));
-        }
+        let spooled = SpooledBlob::sync(&self.file, &self.path, self.expected, self.written)
+            .map_err(|error| self.shared.write_fault(&error, &self.path, 0))?;
         self.shared.queue.call(|reply| {
             Job::Hold(Hold {
-                release: release.clone(),
-                spool: self.path.clone(),
-                checksum: self.expected,
-                len: self.written,
+                name: release.name.clone(),
+                spooled,
                 now,
                 reply,
             })
         })?;
         self.placed = true;
-        Ok(Blob::new(
+        Ok(BlobReader::new(
             Arc::clone(&self.file),
             self.written,
             self.expected,

@@ -10,7 +10,9 @@ use std::{
 use super::{
     error::Error,
     facts::OpenReport,
-    folder::{Folder, MARK, check_owner, found_format, is_ours, names, sync_folder, take_lock},
+    folder::{
+        Folder, MARK, check_owner, found_format, is_ours, names, remove_any, sync_folder, take_lock,
+    },
     handle::Store,
     options::Options,
 };
@@ -61,7 +63,7 @@ impl Restoring {
         let leftovers = leftovers(dir)?;
         write_mark(dir)?;
         for path in leftovers {
-            remove(&path).map_err(Error::io("remove what an earlier restore left", &path))?;
+            remove_any(&path).map_err(Error::io("remove what an earlier restore left", &path))?;
         }
         Ok(Restoring {
             dir: dir.to_owned(),
@@ -131,13 +133,4 @@ fn write_mark(dir: &Path) -> Result<(), Error> {
     };
     write().map_err(Error::io("write the mark", &mark))?;
     sync_folder(dir)
-}
-
-/// Links are removed, and not what they lead to.
-fn remove(path: &Path) -> std::io::Result<()> {
-    if fs::symlink_metadata(path)?.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    }
 }

@@ -16,8 +16,7 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    blobs::BlobFolder,
-    catalogue::{Catalogue, Value},
+    catalogue::{Catalogue, Durable, Value},
     changes::Watchers,
     codec::{HELD, Row, View},
     error::Error,
@@ -26,6 +25,7 @@ use super::{
     folder::{Folder, found_format},
     options::Options,
     queue::{Queue, Touch},
+    raw_files::Blobs,
     space::reserve_of,
     stamps::Stamps,
     state::{Counts, Held, State},
@@ -38,7 +38,7 @@ const MAX_TOUCHES: usize = 65_536;
 /// See the module's sentence.
 pub(super) struct Shared {
     pub(super) options: Options,
-    pub(super) blobs: BlobFolder,
+    pub(super) blobs: Blobs,
     pub(super) queue: Queue,
     /// `None` only while the committer opens it anew.
     catalogue: RwLock<Option<Arc<Catalogue>>>,
@@ -59,7 +59,6 @@ pub(super) struct Shared {
     pub(super) journal_len: AtomicU64,
     pub(super) spooled: AtomicU64,
     pub(super) awaited_bytes: AtomicU64,
-    pub(super) folder_syncs: AtomicU64,
     pub(super) batches: AtomicU64,
     name_count: AtomicU64,
     blob_count: AtomicU64,
@@ -104,7 +103,7 @@ impl Shared {
     pub(super) fn new(
         options: Options,
         folder: Folder,
-        blobs: BlobFolder,
+        blobs: Blobs,
         catalogue: Catalogue,
         change_number: u64,
     ) -> Shared {
@@ -127,7 +126,6 @@ impl Shared {
             journal_len: AtomicU64::new(0),
             spooled: AtomicU64::new(0),
             awaited_bytes: AtomicU64::new(0),
-            folder_syncs: AtomicU64::new(0),
             batches: AtomicU64::new(0),
             name_count: AtomicU64::new(0),
             blob_count: AtomicU64::new(0),
@@ -229,7 +227,7 @@ impl Shared {
         self.has_shadow.store(true, SeqCst);
     }
 
-    pub(super) fn uncover(&self) {
+    pub(super) fn uncover(&self, _durable: Durable) {
         self.has_shadow.store(false, SeqCst);
         self.shadow.write().clear();
     }

@@ -16,10 +16,10 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{
-    blobs::BlobPath,
     catalogue::Tree,
     codec::{View, compress},
     handle::Store,
+    raw_files::RawPath,
     state::Counts,
     *,
 };
@@ -105,7 +105,7 @@ pub(super) fn publish(
         .collect()
 }
 
-pub(super) fn hold(store: &Store, krate: &str, version: &str, content: &str) -> Blob {
+pub(super) fn hold(store: &Store, krate: &str, version: &str, content: &str) -> BlobReader {
     let mut reservation = store
         .reserve(&sum(content), Some(content.len() as u64))
         .expect("room");
@@ -444,14 +444,19 @@ fn a_crate_file_is_there_when_it_is_committed_and_not_before() {
     assert!(reservation.verify().is_err());
     reservation.write(b"tent").expect("written");
     assert_eq!(reservation.written(), 7);
-    assert!(store.blob(&sum("content")).expect("readable").is_none());
+    assert!(
+        store
+            .blob_blocking(&sum("content"))
+            .expect("readable")
+            .is_none()
+    );
     let blob = reservation
         .commit(&release("demo", "1.0.0"), at(1))
         .expect("committed");
     assert_eq!((blob.len(), blob.checksum()), (7, &sum("content")));
     assert_eq!(reader.clone().read_range(3, 4).expect("readable"), "tent");
     let found = store
-        .blob(&sum("content"))
+        .blob_blocking(&sum("content"))
         .expect("readable")
         .expect("held");
     assert_eq!(found.read_all().expect("readable"), "content");
@@ -496,7 +501,12 @@ fn what_is_not_what_was_promised_leaves_nothing() {
             content
         );
     }
-    assert!(store.blob(&sum("content")).expect("readable").is_none());
+    assert!(
+        store
+            .blob_blocking(&sum("content"))
+            .expect("readable")
+            .is_none()
+    );
     assert_eq!(
         fs::read_dir(dir.path().join("spool"))
             .expect("readable")
@@ -521,7 +531,12 @@ fn an_old_checksum_of_a_version_stays_readable() {
         .expect("readable")
         .expect("there");
     assert_eq!((facts.checksum, facts.held), (sum("new"), false));
-    assert!(store.blob(&sum("old")).expect("readable").is_some());
+    assert!(
+        store
+            .blob_blocking(&sum("old"))
+            .expect("readable")
+            .is_some()
+    );
     hold(&store, "demo", "1.0.0", "new");
     let known = store
         .checksums(&release("demo", "1.0.0"))
@@ -557,7 +572,10 @@ fn commits_at_the_same_time_share_their_syncs_and_all_survive() {
         let krate = format!("krate{index}");
         assert!(bytes_of(&store, &krate).is_some(), "{krate}");
         assert!(
-            store.blob(&sum(content)).expect("readable").is_some(),
+            store
+                .blob_blocking(&sum(content))
+                .expect("readable")
+                .is_some(),
             "{krate}"
         );
     }
@@ -572,11 +590,21 @@ fn an_empty_value_file_does_not_count() {
     let path = dir
         .path()
         .join("blobs")
-        .join(BlobPath::of(&sum("content")).as_str());
+        .join(RawPath::of(&sum("content")).as_str());
     fs::write(&path, b"").expect("emptied");
-    assert!(store.blob(&sum("content")).expect("readable").is_none());
+    assert!(
+        store
+            .blob_blocking(&sum("content"))
+            .expect("readable")
+            .is_none()
+    );
     hold(&store, "demo", "1.0.0", "content");
-    assert!(store.blob(&sum("content")).expect("readable").is_some());
+    assert!(
+        store
+            .blob_blocking(&sum("content"))
+            .expect("readable")
+            .is_some()
+    );
 }
 
 // --- opening
@@ -596,7 +624,12 @@ fn all_that_was_acknowledged_survives_a_kill() {
         for earlier in 0..=round {
             let content = format!("content {earlier}");
             assert!(bytes_of(&after, &format!("krate{earlier}")).is_some());
-            assert!(after.blob(&sum(&content)).expect("readable").is_some());
+            assert!(
+                after
+                    .blob_blocking(&sum(&content))
+                    .expect("readable")
+                    .is_some()
+            );
         }
         let adoption = after.adopt(&AtomicBool::new(false)).expect("adopted");
         assert_eq!(adoption.blobs, round + 1);
@@ -723,7 +756,7 @@ fn a_crate_file_put_into_its_place_is_adopted() {
     let place = |content: &str| {
         dir.path()
             .join("blobs")
-            .join(BlobPath::of(&sum(content)).as_str())
+            .join(RawPath::of(&sum(content)).as_str())
     };
     let put = place("content");
     fs::create_dir_all(put.parent().expect("a folder")).expect("made");
@@ -801,7 +834,12 @@ fn is_sound(store: &Store) {
         .checksums(&release("demo", "1.0.0"))
         .expect("readable");
     assert_eq!(known.first().map(|known| known.checksum), Some(sum("new")));
-    assert!(store.blob(&sum("old")).expect("readable").is_some());
+    assert!(
+        store
+            .blob_blocking(&sum("old"))
+            .expect("readable")
+            .is_some()
+    );
 }
 
 #[test]
@@ -1123,7 +1161,12 @@ fn a_full_disk_serves_what_is_held_and_recovers_by_itself() {
     store.touch(&name("demo"), at(9), None);
     assert!(matches!(store.flush_touches(), Err(Error::Full { .. })));
     assert!(bytes_of(&store, "demo").is_some() && bytes_of(&store, "late").is_some());
-    assert!(store.blob(&sum("content")).expect("readable").is_some());
+    assert!(
+        store
+            .blob_blocking(&sum("content"))
+            .expect("readable")
+            .is_some()
+    );
     free.store(1 << 30, Relaxed);
     assert!(store.totals().writable);
     store.flush_touches().expect("written");
@@ -1227,7 +1270,7 @@ fn readers_see_what_is_durable_and_nothing_else() {
         .expect("applied");
     assert_eq!(bytes_of(&store, "demo"), before);
     assert_eq!(store.entry(&name("late")).expect("readable"), None);
-    shared.uncover();
+    shared.uncover(catalogue.flush().expect("flushed"));
     assert_eq!(bytes_of(&store, "demo").as_deref(), Some(&text[..]));
     assert!(store.entry(&name("late")).expect("readable").is_some());
 }
@@ -1351,7 +1394,7 @@ proptest! {
                 prop_assert_eq!(bytes.as_ref(), files.get(&krate));
             }
             for content in 0..3_u8 {
-                prop_assert_eq!(store.blob(&sum(&content.to_string())).expect("readable").is_some(), held.contains(&content));
+                prop_assert_eq!(store.blob_blocking(&sum(&content.to_string())).expect("readable").is_some(), held.contains(&content));
             }
             let totals = store.totals();
             prop_assert_eq!((totals.names, totals.blobs), (files.len() as u64, held.len() as u64));
@@ -1410,7 +1453,10 @@ fn a_store_of_format_1_is_read() {
         known,
         [(sum("new"), false, false), (sum("old"), true, true)]
     );
-    let blob = store.blob(&sum("old")).expect("readable").expect("held");
+    let blob = store
+        .blob_blocking(&sum("old"))
+        .expect("readable")
+        .expect("held");
     assert_eq!(blob.read_all().expect("readable"), "old");
     assert_eq!(store.log().newest(9).len(), 3);
     let totals = store.totals();
@@ -1459,6 +1505,15 @@ fn the_change_number_counts_index_files_and_is_never_behind_them() {
     };
     again.names(visit).expect("readable");
     assert_eq!(names, ["demo", "one", "two"]);
+    // A batch that failed takes a number which sled does not get.
+    let sled = again.shared().catalogue().expect("open");
+    sled.set_change_number(1).expect("set");
+    sled.flush().expect("flushed");
+    drop(sled);
+    assert_eq!(again.make_durable().expect("durable"), 3);
+    let later = killed(copy.path());
+    let later = open(later.path()).change_number_at_open();
+    assert_eq!(later, 3, "it was promised");
     // All that a commit with the number 10 has is back.
     again.index_is_back(10).expect("noted");
     again.index_is_back(2).expect("noted");
@@ -1510,6 +1565,13 @@ fn an_index_file_is_given_back_where_the_store_has_no_newer_one() {
     assert!(has(&one), "upstream said that it is the newest");
     store.restore(given(&two), at(9)).expect("given back");
     assert!(has(&two));
+    // An import brings what was confirmed elsewhere, before the commit that the file is of.
+    let imported = change("demo", &one, at(3));
+    store.publish(vec![imported], at(20)).expect("published");
+    store.restore(given(&two), at(15)).expect("given back");
+    assert!(has(&one), "it came in after the commit");
+    store.restore(given(&two), at(30)).expect("given back");
+    assert!(has(&two), "the commit is newer");
 }
 
 #[test]
@@ -1616,7 +1678,7 @@ fn figures_of_a_large_store() {
     let held = hold(&store, "krate-77", "1.5.77", &content);
     timed("blob and read of 30 KB", 20_000, &mut |_step| {
         let blob = store
-            .blob(held.checksum())
+            .blob_blocking(held.checksum())
             .expect("readable")
             .expect("held");
         assert_eq!(blob.read_all().expect("readable").len(), 30_000);

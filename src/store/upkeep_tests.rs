@@ -10,7 +10,9 @@ use std::{
 use tempfile::TempDir;
 
 use super::{
+    blob_store::BlobWalk,
     queue::Job,
+    raw_files::RawPath,
     tests::{at, copy_tree, demo, hold, killed, name, open, publish, release, small_disk, sum},
     *,
 };
@@ -244,7 +246,12 @@ fn a_damaged_crate_file_is_set_aside_and_not_held() {
         set_aside: true,
     };
     assert_eq!(store.remove_blobs(vec![removal]).expect("done"), [Some(4)]);
-    assert!(store.blob(&sum("aaaa")).expect("readable").is_none());
+    assert!(
+        store
+            .blob_blocking(&sum("aaaa"))
+            .expect("readable")
+            .is_none()
+    );
     assert!(!is_held(&store, "demo", "1.0.0"));
     let left = store.leftovers().expect("readable");
     let told: Vec<_> = left.iter().map(|left| (left.kind, left.bytes)).collect();
@@ -333,11 +340,55 @@ fn a_broken_index_that_was_set_aside_is_a_leftover() {
 }
 
 #[test]
+fn a_blob_that_cannot_be_opened_is_an_error_and_no_miss() {
+    let (dir, store) = demo("aaaa");
+    let place = dir.path().join("blobs");
+    let place = place.join(RawPath::of(&sum("aaaa")).as_str());
+    fs::remove_file(&place).expect("removed");
+    fs::create_dir(&place).expect("made");
+    let is_told = |error: Error| match error {
+        Error::Io { path, .. } => path == place,
+        _ => false,
+    };
+    let sum = sum("aaaa");
+    assert!(is_told(store.blob_blocking(&sum).expect_err("no file")));
+    assert!(is_told(store.blob_bytes(&sum).expect_err("no file")));
+    assert!(store.holds(&sum));
+    let adoption = store.adopt(&AtomicBool::new(false)).expect("adopted");
+    assert_eq!((adoption.lost, adoption.not_understood), (0, 1));
+    let is_held = || {
+        let facts = store.release(&release("demo", "1.0.0"));
+        facts.expect("readable").expect("there").held
+    };
+    assert!(is_held());
+    assert_eq!(blobs(&store), [(sum, 0)]);
+    // It is neither replaced nor, in a batch with others, taken for a part of what came in.
+    let mut again = store.reserve(&sum, None).expect("room");
+    again.write(b"aaaa").expect("written");
+    let refused = again.commit(&release("demo", "1.0.0"), at(9));
+    assert!(is_told(refused.expect_err("it must not be replaced")));
+    assert!(place.is_dir());
+    let removal = Removal {
+        checksum: sum,
+        of: Some(name("demo")),
+        set_aside: true,
+    };
+    store.remove_blobs(vec![removal]).expect("set aside");
+    assert!(store.blob_blocking(&sum).expect("readable").is_none());
+    assert!(!is_held());
+    for left in store.leftovers().expect("readable") {
+        store.remove_leftover(&left).expect("removed");
+    }
+    hold(&store, "demo", "1.0.0", "aaaa");
+    assert!(is_held());
+}
+
+#[test]
 fn a_file_that_goes_while_the_folder_is_looked_through_is_not_counted() {
     let (_dir, store) = demo("aaaa");
     let queue = &store.shared().queue;
     queue.call(Job::WalkBegin).expect("begun");
-    let walk = store.shared().blobs.walk(&AtomicBool::new(false));
+    let walk = BlobWalk::through(&store.shared().blobs, &AtomicBool::new(false));
     let walk = walk.expect("readable").expect("not stopped");
     store.remove_blob(&sum("aaaa")).expect("removed");
     queue

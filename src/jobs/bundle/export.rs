@@ -114,7 +114,10 @@ impl Export<'_> {
     ) -> Result<(), Error> {
         let what = spec(&record.name, &record.version);
         let damaged = || Error::DamagedHere { what: what.clone() };
-        let blob = self.store.blob(&record.sha256)?.ok_or_else(damaged)?;
+        let blob = self
+            .store
+            .blob_blocking(&record.sha256)?
+            .ok_or_else(damaged)?;
         if blob.len() != record.size {
             return Err(damaged());
         }
@@ -238,7 +241,7 @@ impl<'a> Plan<'a> {
         version: &Version,
         checksum: &Checksum,
     ) -> Result<bool, Error> {
-        let Some(blob) = self.export.store.blob(checksum)? else {
+        let Some(size) = self.export.store.blob_bytes(checksum)? else {
             return Ok(false);
         };
         let receipt = self.export.receipt;
@@ -246,7 +249,7 @@ impl<'a> Plan<'a> {
             name: name.clone(),
             version: version.clone(),
             sha256: *checksum,
-            size: blob.len(),
+            size,
             left_out: receipt.is_some_and(|(had, _id)| had.has_crate(checksum)),
         };
         self.crates.put(&record)?;

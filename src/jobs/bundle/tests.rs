@@ -212,7 +212,7 @@ impl Place {
                 let etag = facts.etag.clone();
                 seen.push(format!("{} {etag:?} {}", facts.name, Checksum::of(&text)));
                 for facts in releases {
-                    let blob = self.store.blob(&facts.checksum).expect("readable");
+                    let blob = self.store.blob_blocking(&facts.checksum).expect("readable");
                     let sum = blob.map(|blob| Checksum::of(&blob.read_all().expect("readable")));
                     seen.push(format!("{} {} {sum:?}", facts.name, facts.version));
                 }

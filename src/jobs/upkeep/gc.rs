@@ -214,8 +214,8 @@ fn unknown_files(
     let before = store.totals();
     let mut named = Vec::new();
     store
-        .visit_checksums(|_name, _version, known| {
-            named.push(prefix_of(&known.checksum));
+        .visit_blob_owners(|checksum, _owner| {
+            named.push(prefix_of(checksum));
             go_on(cx)
         })
         .map_err(|error| JobError::store("the records", &error))?;
@@ -305,20 +305,21 @@ fn is_unused(
     }
     let used = match services.uses.last_use(&key)? {
         Some(used) => Some(used),
-        None => services.store.blob_since(&facts.checksum)?,
+        // One that cannot be looked at stays.
+        None => services.store.blob_since(&facts.checksum).ok().flatten(),
     };
     Ok(used.is_some_and(|used| used < before))
 }
 
 fn candidate(services: &Services, facts: &ReleaseFacts) -> Option<Candidate> {
-    let blob = services.store.blob(&facts.checksum).ok().flatten()?;
+    let bytes = services.store.blob_bytes(&facts.checksum);
     Some(Candidate {
         removal: Removal {
             checksum: facts.checksum,
             of: Some(facts.name.clone()),
             set_aside: false,
         },
-        bytes: blob.len(),
+        bytes: bytes.ok().flatten()?,
         release: Some(Release {
             name: facts.name.clone(),
             version: facts.version.clone(),

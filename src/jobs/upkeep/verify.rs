@@ -22,7 +22,7 @@ use crate::{
     },
     metrics::{Finding, Verified},
     registry::{Checksum, CrateName, IndexFile, Release, checksum::Hasher},
-    store::{Blob, Removal, Store},
+    store::{BlobOwner, BlobReader, Removal, Store},
     util::{error::one_line, task::blocking},
 };
 
@@ -158,7 +158,7 @@ impl Walk {
     }
 
     fn look_at(&self, store: &Store, checksum: Checksum) {
-        match store.blob(&checksum) {
+        match store.blob_blocking(&checksum) {
             Ok(Some(blob)) => match self.hash(&blob) {
                 Ok(Some(found)) if found == checksum => {
                     self.good.fetch_add(1, Relaxed);
@@ -182,7 +182,7 @@ impl Walk {
     }
 
     /// `None`: it was asked to end.
-    fn hash(&self, blob: &Blob) -> std::io::Result<Option<Checksum>> {
+    fn hash(&self, blob: &BlobReader) -> std::io::Result<Option<Checksum>> {
         let mut hasher = Hasher::default();
         let mut offset = 0;
         while offset < blob.len() {
@@ -310,8 +310,12 @@ fn compare(
         .collect();
     let mut missing = Vec::new();
     store
-        .visit_checksums(|name, version, known| {
-            let checksum = &known.checksum;
+        .visit_blob_owners(|checksum, owner| {
+            let BlobOwner::CrateVersion {
+                name,
+                version,
+                known,
+            } = owner;
             match files.binary_search(&prefix_of(checksum)) {
                 Ok(at) => {
                     if let Some(named) = named.get_mut(at) {
@@ -592,7 +596,7 @@ fn threads() -> usize {
 
 /// Whether a file is really not there: its prefix may have been listed before it came in.
 fn is_gone(store: &Store, checksum: &Checksum) -> bool {
-    store.blob(checksum).is_ok_and(|blob| blob.is_none())
+    !store.holds(checksum)
 }
 
 fn finding(
