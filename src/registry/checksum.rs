@@ -20,6 +20,13 @@ impl Checksum {
         &self.0
     }
 
+    /// The first 8 bytes: a quarter of the memory, where two of millions of checksums that share
+    /// them do no harm.
+    pub fn prefix(&self) -> u64 {
+        let prefix = self.0.first_chunk();
+        prefix.map_or(0, |prefix| u64::from_be_bytes(*prefix))
+    }
+
     /// The checksum of `bytes`.
     pub fn of(bytes: &[u8]) -> Checksum {
         Checksum(Sha256::digest(bytes).into())

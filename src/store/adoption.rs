@@ -8,7 +8,7 @@ use super::{
     error::Error,
     facts::Adoption,
     handle::Store,
-    queue::{Job, Mark},
+    queue::{Job, Mark, RecordEdit},
 };
 
 /// How many names' marks go to the committer at a time.
@@ -40,7 +40,7 @@ impl Store {
             adoption.stopped = true;
             return Ok(adoption);
         }
-        queue.call(|reply| Job::WalkEnd(walk, reply))?;
+        queue.call(|reply| Job::Edit(RecordEdit::WalkEnd(walk), reply))?;
         Ok(adoption)
     }
 
@@ -69,7 +69,9 @@ impl Store {
         if marks.is_empty() {
             return Ok(());
         }
-        self.shared().queue.call(|reply| Job::Mark(marks, reply))
+        self.shared()
+            .queue
+            .call(|reply| Job::Edit(RecordEdit::Mark(marks), reply))
     }
 
     fn marks_of(&self, view: &View<'_>, walk: &BlobWalk, adoption: &mut Adoption) -> Option<Mark> {

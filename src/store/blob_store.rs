@@ -26,10 +26,7 @@ use std::{
 use bytes::Bytes;
 use rustix::io::ReadWriteFlags;
 
-use super::{
-    error::Error,
-    state::{Held, prefix_of},
-};
+use super::{error::Error, state::Held};
 use crate::registry::{Checksum, CrateName};
 
 /// A place where blobs are kept. See the module's documentation.
@@ -273,7 +270,7 @@ impl ChecksumSet {
     }
 
     pub(super) fn may_contain(&self, checksum: &Checksum) -> bool {
-        self.0.binary_search(&prefix_of(checksum)).is_ok()
+        self.0.binary_search(&checksum.prefix()).is_ok()
     }
 }
 
@@ -298,7 +295,7 @@ impl BlobWalk {
         let not_understood = blobs.walk(stop, &mut |checksum, length| {
             if length > 0 {
                 walk.held.add(&checksum, length);
-                prefixes.push(prefix_of(&checksum));
+                prefixes.push(checksum.prefix());
             } else {
                 walk.not_understood += 1;
             }

@@ -68,6 +68,13 @@ pub(super) type Pairs = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 #[derive(Debug)]
 pub(super) struct Durable(());
 
+impl Durable {
+    /// What a catalogue has that was opened a moment ago comes from the disk.
+    pub(super) fn of_opened(_catalogue: &Catalogue) -> Durable {
+        Durable(())
+    }
+}
+
 /// The trees that are read in pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tree {
@@ -321,11 +328,6 @@ impl Catalogue {
         guarded("flush", || self.db.flush())?;
         self.sync().map_err(Error::io("sync", &self.dir))?;
         Ok(Durable(()))
-    }
-
-    /// For a catalogue that was opened a moment ago: what it has comes from the disk.
-    pub(super) fn opened(&self) -> Durable {
-        Durable(())
     }
 
     fn sync(&self) -> io::Result<()> {

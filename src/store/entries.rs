@@ -9,7 +9,7 @@ use super::{
     facts::{EntryFacts, Found, Snapshot, Validators},
     fields::Damaged,
     handle::Store,
-    queue::{Job, Touch},
+    queue::{Job, RecordEdit, Touch},
 };
 use crate::registry::CrateName;
 
@@ -68,7 +68,9 @@ impl Store {
         if touches.is_empty() {
             return Ok(());
         }
-        self.shared().queue.call(|reply| Job::Touch(touches, reply))
+        self.shared()
+            .queue
+            .call(|reply| Job::Edit(RecordEdit::Touch(touches), reply))
     }
 
     /// Hands every entry to `visit`, in the order of the names, until it breaks. Reads the whole of

@@ -8,12 +8,12 @@ use std::{
 };
 
 use super::{
-    catalogue::{Catalogue, Tree},
+    catalogue::Tree,
     changes::Changes,
     codec::View,
     commit::Committer,
     condition::FolderCondition,
-    error::{EngineError, Error},
+    error::Error,
     facts::{OpenReport, Totals},
     folder::{Folder, sweep},
     options::Options,
@@ -22,6 +22,7 @@ use super::{
     rebuild,
     shared::Shared,
     space::Room,
+    state::State,
 };
 use crate::registry::CrateName;
 
@@ -124,14 +125,6 @@ impl Store {
         })
     }
 
-    /// The catalogue, where a missing one is an error.
-    pub(super) fn catalogue(&self) -> Result<Arc<Catalogue>, Error> {
-        self.shared().catalogue().ok_or_else(|| Error::Engine {
-            doing: "be used: it is being opened anew",
-            source: EngineError("not open".into()),
-        })
-    }
-
     /// A number that changes whenever the index entry of the name or which of its crate files are
     /// held does: what [`stamp`](Store::stamp) is for the entry alone, at the same cost.
     pub fn held_stamp(&self, name: &CrateName) -> u64 {
@@ -171,9 +164,15 @@ impl Store {
     /// The store in numbers. Cheap.
     pub fn totals(&self) -> Totals {
         let shared = self.shared();
-        let (held, counts) = (shared.held(), shared.counts());
+        let State {
+            names,
+            held,
+            counts,
+            ..
+        } = shared.totals();
+        let counts = counts.unwrap_or_default();
         Totals {
-            names: shared.name_count(),
+            names,
             versions: counts.versions,
             held: counts.held,
             index_raw_bytes: counts.index_raw_bytes,

@@ -14,7 +14,7 @@ use super::{
     facts::{Event, EventKind},
     handle::Store,
     journal,
-    queue::Job,
+    queue::{Job, RecordEdit},
 };
 use crate::registry::CrateName;
 
@@ -127,7 +127,9 @@ impl Store {
         let mut rest = new.into_iter().peekable();
         while rest.peek().is_some() {
             let part = rest.by_ref().take(EVENTS_AT_A_TIME).collect();
-            self.shared().queue.call(|reply| Job::Learn(part, reply))?;
+            self.shared()
+                .queue
+                .call(|reply| Job::Edit(RecordEdit::Learn(part), reply))?;
         }
         Ok(count)
     }

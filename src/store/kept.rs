@@ -10,7 +10,7 @@ use super::{
     error::Error,
     fields::Damaged,
     handle::Store,
-    queue::Job,
+    queue::{Job, RecordEdit},
     shared::Shared,
     table::{Kept, Table, decode, sled_key},
 };
@@ -35,9 +35,10 @@ impl Store {
         });
         let kept = kept.collect::<Result<Vec<_>, Error>>()?;
         let shared = self.shared();
-        let outcome = shared.queue.call(|reply| Job::Keep(kept, reply));
+        let edit = RecordEdit::Keep(kept);
+        let outcome = shared.queue.call(|reply| Job::Edit(edit, reply));
         // After a failure it is unknown what was written.
-        if let Some(changes) = shared.kept_changes.get(table as usize) {
+        if let Some(changes) = shared.kept_changes.get(usize::from(table.tag())) {
             changes.fetch_add(1, SeqCst);
         }
         outcome
@@ -49,7 +50,7 @@ impl Store {
         let changes = &self.shared().kept_changes;
         let counts = tables
             .iter()
-            .filter_map(|table| changes.get(*table as usize));
+            .filter_map(|table| changes.get(usize::from(table.tag())));
         counts.fold(self.reopened(), |sum, count| {
             sum.wrapping_add(count.load(SeqCst))
         })

@@ -112,7 +112,7 @@ impl Store {
     /// # Errors
     /// If sled cannot be read.
     pub fn index_was_lost(&self) -> Result<bool, Error> {
-        self.catalogue()?.is_lost()
+        self.shared().open_catalogue()?.is_lost()
     }
 
     /// Whether [`index_was_lost`](Store::index_was_lost) has to be asked. Reads memory only.
@@ -126,7 +126,7 @@ impl Store {
     /// # Errors
     /// If sled cannot be read.
     pub fn born(&self) -> Result<u64, Error> {
-        self.catalogue()?.born()
+        self.shared().open_catalogue()?.born()
     }
 
     /// Gives index files back that the store had at the time `checked`. A file that the store has

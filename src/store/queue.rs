@@ -44,16 +44,21 @@ pub(super) type Freed = Vec<Option<u64>>;
 pub(super) enum Job {
     Publish(Publish),
     Hold(Hold),
-    Touch(Touches, Reply<()>),
-    Mark(Vec<Mark>, Reply<()>),
-    Keep(Vec<Kept>, Reply<()>),
-    Learn(Vec<Event>, Reply<()>),
+    Edit(RecordEdit, Reply<()>),
     Remove(Vec<Removal>, Reply<Freed>),
     WalkBegin(Reply<()>),
-    WalkEnd(BlobWalk, Reply<()>),
     /// One step beside the batches. The answer is the change number.
     Step(Box<Step>, Reply<u64>),
     Close(Reply<()>),
+}
+
+/// What changes records and values without an answer of its own.
+pub(super) enum RecordEdit {
+    Touch(Touches),
+    Mark(Vec<Mark>),
+    Keep(Vec<Kept>),
+    Learn(Vec<Event>),
+    WalkEnd(BlobWalk),
 }
 
 /// What is done by itself, between batches.

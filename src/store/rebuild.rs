@@ -48,6 +48,17 @@ pub(super) struct Recovered {
     pub(super) is_miscounted: bool,
 }
 
+impl Recovered {
+    /// The state without counts that may be off: they are counted anew then.
+    pub(super) fn counted_state(&self) -> State {
+        let counts = self.state.counts.filter(|_| !self.is_miscounted);
+        State {
+            counts,
+            ..self.state
+        }
+    }
+}
+
 /// Opens sled and the journal and brings them together.
 ///
 /// # Errors

@@ -19,7 +19,7 @@ use super::{
     catalogue::{Catalogue, Durable, Value},
     changes::Watchers,
     codec::{HELD, Row, View},
-    error::Error,
+    error::{EngineError, Error},
     events::EventLog,
     facts::EntryFacts,
     folder::{Folder, found_format},
@@ -28,7 +28,7 @@ use super::{
     raw_files::Blobs,
     space::reserve_of,
     stamps::Stamps,
-    state::{Counts, Held, State},
+    state::{Held, State},
 };
 use crate::registry::{Checksum, CrateName};
 
@@ -60,11 +60,8 @@ pub(super) struct Shared {
     pub(super) spooled: AtomicU64,
     pub(super) awaited_bytes: AtomicU64,
     pub(super) batches: AtomicU64,
-    name_count: AtomicU64,
-    blob_count: AtomicU64,
-    blob_bytes: AtomicU64,
-    fingerprint: AtomicU64,
-    counts: Mutex<Counts>,
+    /// The records in numbers, as they were last known.
+    totals: Mutex<State>,
     damaged: AtomicU64,
     /// Keys of records whose frame did not open: they count as being without a snapshot.
     broken_frames: RwLock<BTreeSet<String>>,
@@ -80,8 +77,9 @@ pub(super) struct Shared {
     pub(super) suspect: AtomicBool,
     /// How often sled was opened anew while the program ran.
     pub(super) reopened: AtomicU64,
-    /// How often each of the small tables was written since the start.
-    pub(super) kept_changes: [AtomicU64; 8],
+    /// How often each of the small tables was written since the start, by its tag, of which the
+    /// first is 1.
+    pub(super) kept_changes: [AtomicU64; 9],
     /// The last field, because it is dropped last: the folder is locked until sled has let go of it.
     pub(super) folder: Folder,
 }
@@ -127,11 +125,7 @@ impl Shared {
             spooled: AtomicU64::new(0),
             awaited_bytes: AtomicU64::new(0),
             batches: AtomicU64::new(0),
-            name_count: AtomicU64::new(0),
-            blob_count: AtomicU64::new(0),
-            blob_bytes: AtomicU64::new(0),
-            fingerprint: AtomicU64::new(0),
-            counts: Mutex::default(),
+            totals: Mutex::default(),
             damaged: AtomicU64::new(0),
             broken_frames: RwLock::default(),
             failing: AtomicBool::new(false),
@@ -147,6 +141,14 @@ impl Shared {
 
     pub(super) fn catalogue(&self) -> Option<Arc<Catalogue>> {
         self.catalogue.read().clone()
+    }
+
+    /// The catalogue, where a missing one is an error.
+    pub(super) fn open_catalogue(&self) -> Result<Arc<Catalogue>, Error> {
+        self.catalogue().ok_or_else(|| Error::Engine {
+            doing: "be used: it is being opened anew",
+            source: EngineError("not open".into()),
+        })
     }
 
     /// Puts another catalogue in place, or takes it away while it is opened anew.
@@ -370,36 +372,20 @@ impl Shared {
 
     // --- numbers and room
 
+    /// Counts that are not known stay as they were.
     pub(super) fn set_totals(&self, state: &State) {
-        self.name_count.store(state.names, Relaxed);
-        self.blob_count.store(state.held.blobs, Relaxed);
-        self.blob_bytes.store(state.held.bytes, Relaxed);
-        self.fingerprint.store(state.held.fingerprint, Relaxed);
-        if let Some(counts) = state.counts {
-            *self.counts.lock() = counts;
-        }
+        let mut totals = self.totals.lock();
+        let counts = state.counts.or(totals.counts);
+        *totals = State { counts, ..*state };
     }
 
-    /// The records in numbers, as they were last known.
-    pub(super) fn counts(&self) -> Counts {
-        *self.counts.lock()
-    }
-
-    pub(super) fn name_count(&self) -> u64 {
-        self.name_count.load(Relaxed)
-    }
-
-    pub(super) fn held(&self) -> Held {
-        Held {
-            blobs: self.blob_count.load(Relaxed),
-            bytes: self.blob_bytes.load(Relaxed),
-            fingerprint: self.fingerprint.load(Relaxed),
-        }
+    pub(super) fn totals(&self) -> State {
+        *self.totals.lock()
     }
 
     /// Whether the records were written for exactly these value files.
     pub(super) fn agrees(&self, held: &Held) -> bool {
-        self.held() == *held
+        self.totals().held == *held
     }
 
     pub(super) fn damaged(&self) -> u64 {

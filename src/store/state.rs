@@ -79,23 +79,15 @@ impl Held {
     pub(super) fn add(&mut self, checksum: &Checksum, bytes: u64) {
         self.blobs = self.blobs.saturating_add(1);
         self.bytes = self.bytes.saturating_add(bytes);
-        self.fingerprint ^= prefix_of(checksum);
+        self.fingerprint ^= checksum.prefix();
     }
 
     /// Takes off a file that went.
     pub(super) fn remove(&mut self, checksum: &Checksum, bytes: u64) {
         self.blobs = self.blobs.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(bytes);
-        self.fingerprint ^= prefix_of(checksum);
+        self.fingerprint ^= checksum.prefix();
     }
-}
-
-/// The first 8 bytes of a checksum.
-pub(super) fn prefix_of(checksum: &Checksum) -> u64 {
-    checksum
-        .as_bytes()
-        .first_chunk()
-        .map_or(0, |prefix| u64::from_be_bytes(*prefix))
 }
 
 impl State {

@@ -40,23 +40,24 @@ const PART_BYTES: usize = 1 << 20;
 
 /// Which of the small things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 pub enum Table {
     /// What could not be fetched ahead, and why.
-    Failures,
+    Failures = 1,
     /// The last report of each kind of job.
-    Reports,
+    Reports = 2,
     /// What was taken in from bundles.
-    Imports,
+    Imports = 3,
     /// Which clients fetched which releases.
-    Uses,
+    Uses = 4,
     /// Saved selections. In the journal too.
-    Sets,
+    Sets = 5,
     /// Releases that are kept whatever happens. In the journal too.
-    Pins,
+    Pins = 6,
     /// The traffic history.
-    History,
+    History = 7,
     /// Which commit of each view's git index was published.
-    Published,
+    Published = 8,
 }
 
 impl Table {
@@ -73,16 +74,7 @@ impl Table {
 
     /// Its number on disk. Below every byte that a crate's name can start with.
     pub(super) fn tag(self) -> u8 {
-        match self {
-            Table::Failures => 1,
-            Table::Reports => 2,
-            Table::Imports => 3,
-            Table::Uses => 4,
-            Table::Sets => 5,
-            Table::Pins => 6,
-            Table::History => 7,
-            Table::Published => 8,
-        }
+        self as u8
     }
 
     fn of_tag(tag: u8) -> Option<Table> {

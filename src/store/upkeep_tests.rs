@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{
     blob_store::BlobWalk,
-    queue::Job,
+    queue::{Job, RecordEdit},
     raw_files::RawPath,
     tests::{at, copy_tree, demo, hold, killed, name, open, publish, release, small_disk, sum},
     *,
@@ -392,7 +392,7 @@ fn a_file_that_goes_while_the_folder_is_looked_through_is_not_counted() {
     let walk = walk.expect("readable").expect("not stopped");
     store.remove_blob(&sum("aaaa")).expect("removed");
     queue
-        .call(|reply| Job::WalkEnd(walk, reply))
+        .call(|reply| Job::Edit(RecordEdit::WalkEnd(walk), reply))
         .expect("ended");
     assert_eq!(store.totals().blobs, 0);
 }

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{pins::Pinned, verify::prefix_of};
+use super::pins::Pinned;
 use crate::{
     jobs::{
         Fault, JobContext, JobError, Services, Unit,
@@ -215,7 +215,7 @@ fn unknown_files(
     let mut named = Vec::new();
     store
         .visit_blob_owners(|checksum, _owner| {
-            named.push(prefix_of(checksum));
+            named.push(checksum.prefix());
             go_on(cx)
         })
         .map_err(|error| JobError::store("the records", &error))?;
@@ -228,7 +228,7 @@ fn unknown_files(
     let mut unknown = Vec::new();
     store
         .visit_blobs(&AtomicBool::new(false), |checksum, bytes| {
-            let is_named = named.binary_search(&prefix_of(&checksum)).is_ok();
+            let is_named = named.binary_search(&checksum.prefix()).is_ok();
             if !is_named && is_old(services, &checksum, now) {
                 unknown.push(Candidate {
                     removal: Removal {

@@ -200,13 +200,6 @@ impl Walk {
     }
 }
 
-/// The first 8 bytes of a checksum: a quarter of the memory, and what takes it for the same is one
-/// in millions of millions.
-pub(super) fn prefix_of(checksum: &Checksum) -> u64 {
-    let first = checksum.as_bytes().first_chunk();
-    first.map_or(0, |prefix| u64::from_be_bytes(*prefix))
-}
-
 impl Job for VerifyRequest {
     const NAME: &'static str = "verify";
     type Report = VerifyReport;
@@ -316,7 +309,7 @@ fn compare(
                 version,
                 known,
             } = owner;
-            match files.binary_search(&prefix_of(checksum)) {
+            match files.binary_search(&checksum.prefix()) {
                 Ok(at) => {
                     if let Some(named) = named.get_mut(at) {
                         *named = true;
@@ -361,7 +354,7 @@ fn unknown(
     services
         .store
         .visit_blobs(&nobody, |checksum, _length| {
-            let at = files.binary_search(&prefix_of(&checksum));
+            let at = files.binary_search(&checksum.prefix());
             let is_named = at.is_ok_and(|at| named.get(at).is_none_or(|named| *named));
             if at.is_ok() && !is_named {
                 let text = checksum.to_hex();
@@ -573,7 +566,7 @@ fn list(
 ) -> Result<Vec<u64>, crate::store::Error> {
     let mut files = Vec::new();
     store.visit_blobs(&walk.stop, |checksum, _length| {
-        files.push(prefix_of(&checksum));
+        files.push(checksum.prefix());
         let done = walk.good.load(Relaxed);
         if done.is_multiple_of(TOLD_EVERY) {
             let bytes = walk.bytes.load(Relaxed);

@@ -10,7 +10,7 @@ use crate::{
         error::Error,
         owners,
         queue::{Freed, Hold, Reply},
-        state::{Held, prefix_of},
+        state::Held,
     },
 };
 
@@ -110,9 +110,9 @@ impl Committer {
 
     fn all_owned(&self) -> Result<ChecksumSet, Error> {
         let mut owned = Vec::new();
-        let catalogue = self.catalogue()?;
+        let catalogue = self.shared.open_catalogue()?;
         owners::visit(&self.shared, &catalogue, &mut |checksum, _owner| {
-            owned.push(prefix_of(checksum));
+            owned.push(checksum.prefix());
             ControlFlow::Continue(())
         })?;
         Ok(ChecksumSet::of(owned))

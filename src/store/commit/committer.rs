@@ -14,17 +14,16 @@ use super::{stages::Progress, unmarked::Unmarked};
 use crate::{
     registry::Checksum,
     store::{
-        blob_store::{BlobWalk, ChecksumSet, Removal},
-        catalogue::{Catalogue, Durable, panic_text},
+        blob_store::{ChecksumSet, Removal},
+        catalogue::{Durable, panic_text},
         codec::View,
-        error::{EngineError, Error},
+        error::Error,
         facts::Event,
         journal::Journal,
-        queue::{Freed, Hold, Job, Mark, Publish, Reply, Step, Touches},
+        queue::{Freed, Hold, Job, Publish, RecordEdit, Reply, Step},
         rebuild::{self, Recovered},
         shared::Shared,
         state::Counts,
-        table::Kept,
     },
 };
 
@@ -47,28 +46,8 @@ pub(in crate::store) struct Committer {
     /// Blobs that came in or went since a walk began.
     pub(super) since_walk: Option<Vec<(Checksum, u64)>>,
     healed_at: Option<Instant>,
-    counting: Counting,
-}
-
-/// How far the counts of the state can be trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Counting {
-    /// They may be a little off.
-    Doubtful,
-    /// They were counted anew, and that is not in sled yet.
-    Anew,
-    /// They are right, and sled has them.
-    Kept,
-}
-
-impl Counting {
-    fn of(is_miscounted: bool) -> Counting {
-        if is_miscounted {
-            Counting::Doubtful
-        } else {
-            Counting::Kept
-        }
-    }
+    /// The records were counted anew, and sled does not have the counts yet.
+    is_recounted: bool,
 }
 
 /// A batch, sorted.
@@ -76,13 +55,9 @@ impl Counting {
 pub(super) struct Work {
     pub(super) publishes: Vec<Publish>,
     pub(super) holds: Vec<Hold>,
-    pub(super) touches: Touches,
-    pub(super) marks: Vec<Mark>,
-    pub(super) kept: Vec<Kept>,
-    pub(super) told: Vec<Event>,
-    pub(super) walk_ends: Vec<BlobWalk>,
+    pub(super) edits: Vec<RecordEdit>,
     pub(super) removals: Vec<(Vec<Removal>, Reply<Freed>)>,
-    /// Who waits for the batch as a whole.
+    /// Of the edits.
     replies: Vec<Reply<()>>,
     walk_begins: Vec<Reply<()>>,
     steps: Vec<(Box<Step>, Reply<u64>)>,
@@ -93,60 +68,25 @@ impl Work {
     fn of(jobs: Vec<Job>) -> Work {
         let mut work = Work::default();
         for job in jobs {
-            let reply = match job {
-                Job::Publish(publish) => {
-                    work.publishes.push(publish);
-                    continue;
+            match job {
+                Job::Publish(publish) => work.publishes.push(publish),
+                Job::Hold(hold) => work.holds.push(hold),
+                Job::Edit(edit, reply) => {
+                    work.edits.push(edit);
+                    work.replies.push(reply);
                 }
-                Job::Hold(hold) => {
-                    work.holds.push(hold);
-                    continue;
-                }
-                Job::Remove(removals, reply) => {
-                    work.removals.push((removals, reply));
-                    continue;
-                }
-                Job::WalkBegin(reply) => {
-                    work.walk_begins.push(reply);
-                    continue;
-                }
-                Job::Step(step, reply) => {
-                    work.steps.push((step, reply));
-                    continue;
-                }
-                Job::Close(reply) => {
-                    work.closes.push(reply);
-                    continue;
-                }
-                Job::Touch(touches, reply) => {
-                    work.touches.extend(touches);
-                    reply
-                }
-                Job::Mark(marks, reply) => {
-                    work.marks.extend(marks);
-                    reply
-                }
-                Job::Keep(kept, reply) => {
-                    work.kept.extend(kept);
-                    reply
-                }
-                Job::Learn(told, reply) => {
-                    work.told.extend(told);
-                    reply
-                }
-                Job::WalkEnd(walk, reply) => {
-                    work.walk_ends.push(walk);
-                    reply
-                }
-            };
-            work.replies.push(reply);
+                Job::Remove(removals, reply) => work.removals.push((removals, reply)),
+                Job::WalkBegin(reply) => work.walk_begins.push(reply),
+                Job::Step(step, reply) => work.steps.push((step, reply)),
+                Job::Close(reply) => work.closes.push(reply),
+            }
         }
         work
     }
 
     /// Whether someone waits for records to be durable.
     pub(super) fn needs_flush(&self) -> bool {
-        !(self.publishes.is_empty() && self.removals.is_empty() && self.replies.is_empty())
+        !(self.publishes.is_empty() && self.removals.is_empty() && self.edits.is_empty())
     }
 
     fn is_idle(&self) -> bool {
@@ -161,13 +101,13 @@ impl Committer {
         recovered: &Recovered,
         now: SystemTime,
     ) -> Committer {
+        shared.set_totals(&recovered.state);
         let progress = Progress {
-            state: recovered.state,
+            state: recovered.counted_state(),
             change_number: recovered.change_number,
             dirty: false,
             behind: false,
         };
-        shared.set_totals(&progress.state);
         shared.journal_len.store(journal.len(), SeqCst);
         Committer {
             shared,
@@ -178,7 +118,7 @@ impl Committer {
             owned: None,
             since_walk: None,
             healed_at: None,
-            counting: Counting::of(recovered.is_miscounted),
+            is_recounted: false,
         }
     }
 
@@ -217,11 +157,7 @@ impl Committer {
     /// 250,000 names, in which nothing is written. By this thread, so that no record changes
     /// meanwhile.
     fn recount(&mut self) {
-        let known = self
-            .progress
-            .state
-            .counts
-            .filter(|_| self.counting != Counting::Doubtful);
+        let known = self.progress.state.counts;
         let (None, Some(catalogue)) = (known, self.shared.catalogue()) else {
             return;
         };
@@ -239,7 +175,7 @@ impl Committer {
         self.progress.state.counts = Some(counts);
         self.shared.set_totals(&self.progress.state);
         // Written with the next batch, or at the end.
-        self.counting = Counting::Anew;
+        self.is_recounted = true;
     }
 
     /// Whether there is something to do when nothing comes.
@@ -268,14 +204,6 @@ impl Committer {
         }
     }
 
-    /// The catalogue, where a missing one is an error.
-    pub(super) fn catalogue(&self) -> Result<Arc<Catalogue>, Error> {
-        self.shared.catalogue().ok_or_else(|| Error::Engine {
-            doing: "be used: it is being opened anew",
-            source: EngineError("not open".into()),
-        })
-    }
-
     /// Writes the marks that wait: what is written of the count of files without them would hide
     /// that they are missing.
     pub(super) fn settle(&mut self) -> Result<(), Error> {
@@ -283,7 +211,10 @@ impl Committer {
             return Ok(());
         }
         let (reply, outcome) = sync_channel(1);
-        self.batch(Work::of(vec![Job::Mark(Vec::new(), reply)]));
+        self.batch(Work::of(vec![Job::Edit(
+            RecordEdit::Mark(Vec::new()),
+            reply,
+        )]));
         outcome.recv().unwrap_or(Err(Error::Closed))
     }
 
@@ -298,7 +229,11 @@ impl Committer {
             drop(self.settle());
             return;
         }
-        match self.catalogue().and_then(|catalogue| catalogue.flush()) {
+        match self
+            .shared
+            .open_catalogue()
+            .and_then(|catalogue| catalogue.flush())
+        {
             Ok(durable) => self.wrote(durable),
             Err(error) => self.failed(&error),
         }
@@ -368,10 +303,10 @@ impl Committer {
             let events = events.next().unwrap_or_default();
             answer(&publish.reply, plain.clone().map(|()| events));
         }
-        if plain.is_ok() {
-            self.shared.forget_touches(&work.touches);
-        }
-        for reply in &work.replies {
+        for (edit, reply) in work.edits.iter().zip(&work.replies) {
+            if let (RecordEdit::Touch(touches), Ok(())) = (edit, &plain) {
+                self.shared.forget_touches(touches);
+            }
             answer(reply, plain.clone());
         }
         for reply in work.walk_begins {
@@ -399,10 +334,10 @@ impl Committer {
             self.now,
         ) {
             Ok((catalogue, recovered)) => {
-                let durable = catalogue.opened();
+                let durable = Durable::of_opened(&catalogue);
                 let held = self.progress.state.held;
-                self.progress.state = recovered.state;
-                self.counting = Counting::of(recovered.is_miscounted);
+                self.progress.state = recovered.counted_state();
+                self.is_recounted = false;
                 self.owned = None;
                 if recovered.rebuilt.is_none() {
                     // Sled's count is of the files that it had marks of.
@@ -446,11 +381,11 @@ impl Committer {
         let touches = self.shared.touches();
         if !touches.is_empty() {
             let (reply, _unread) = sync_channel(1);
-            self.batch(Work::of(vec![Job::Touch(touches, reply)]));
+            self.batch(Work::of(vec![Job::Edit(RecordEdit::Touch(touches), reply)]));
         }
         self.settle()?;
-        let catalogue = self.catalogue()?;
-        if self.counting == Counting::Anew {
+        let catalogue = self.shared.open_catalogue()?;
+        if self.is_recounted {
             catalogue.put_state(&self.progress.state)?;
         }
         catalogue.flush()?;

@@ -26,7 +26,7 @@ impl Committer {
     pub(super) fn step(&mut self, step: Step) -> Result<u64, Error> {
         self.shared.check_record_space()?;
         self.settle()?;
-        let catalogue = self.catalogue()?;
+        let catalogue = self.shared.open_catalogue()?;
         match step {
             Step::MakeDurable => {}
             Step::Restore(files) => {

@@ -17,7 +17,8 @@ use crate::{
         facts::Event,
         journal::{Entry, encode_told},
         ledger,
-        queue::{Prepared, Touch},
+        queue::{Mark, Prepared, RecordEdit, Touch},
+        state::State,
         table::KeptBatch,
     },
 };
@@ -34,6 +35,8 @@ struct Editing {
     /// Names with a blob that came or went.
     marked: BTreeSet<String>,
     kept: KeptBatch,
+    /// What the journal gets beside the entries.
+    frames: Vec<u8>,
 }
 
 impl Committer {
@@ -44,7 +47,7 @@ impl Committer {
             return Ok(Vec::new());
         }
         self.shared.check_record_space()?;
-        let catalogue = self.catalogue()?;
+        let catalogue = self.shared.open_catalogue()?;
         let (edited, counts) = self.prepare(&catalogue, work)?;
         let mut recorded = edited
             .append_to(&mut self.journal, &self.shared, &mut self.progress)?
@@ -65,20 +68,23 @@ impl Committer {
         catalogue: &Catalogue,
         work: &Work,
     ) -> Result<(Edited, Vec<usize>), Error> {
-        let editing = self.edit(catalogue, work)?;
         let mut state = self.progress.state;
-        for walk in &work.walk_ends {
-            state.held = self.counted(walk);
-        }
+        let mut editing = Editing::default();
+        self.edit(&mut editing, &mut state, catalogue, work)?;
         let encoded = editing.edits.encode(&mut state)?;
         if !encoded.records.is_empty() {
             self.owned = None;
         }
-        let frames = self.frames(work, &editing.kept)?;
+        for line in &editing.kept.lines {
+            line.encode(self.now, &mut editing.frames)
+                .ok_or_else(|| Error::TooLargeToKeep {
+                    key: line.key.clone(),
+                })?;
+        }
         let batch = Batch {
             events: editing.entries.iter().map(Entry::event).collect(),
             entries: editing.entries,
-            frames,
+            frames: editing.frames,
             encoded,
             kept: editing.kept.pairs,
             kept_before: editing.kept.before,
@@ -90,58 +96,59 @@ impl Committer {
         Ok((Edited::new(batch), editing.counts))
     }
 
-    /// What the journal gets beside the entries.
-    fn frames(&self, work: &Work, kept: &KeptBatch) -> Result<Vec<u8>, Error> {
-        let mut frames = Vec::new();
-        for line in &kept.lines {
-            line.encode(self.now, &mut frames)
-                .ok_or_else(|| Error::TooLargeToKeep {
-                    key: line.key.clone(),
-                })?;
-        }
-        for event in &work.told {
-            encode_told(event, &mut frames).ok_or_else(|| Error::TooLarge {
-                name: event.name.clone(),
-            })?;
-        }
-        Ok(frames)
-    }
-
-    fn edit(&mut self, catalogue: &Catalogue, work: &Work) -> Result<Editing, Error> {
-        let mut editing = Editing::default();
+    fn edit(
+        &mut self,
+        editing: &mut Editing,
+        state: &mut State,
+        catalogue: &Catalogue,
+        work: &Work,
+    ) -> Result<(), Error> {
         for publish in &work.publishes {
             self.now = self.now.max(publish.now);
             let before = editing.entries.len();
             for change in &publish.changes {
-                self.publish(&mut editing, catalogue, change, publish.now)?;
+                self.publish(editing, catalogue, change, publish.now)?;
             }
             editing
                 .counts
                 .push(editing.entries.len().saturating_sub(before));
         }
-        for (name, touch) in &work.touches {
-            apply_touch(&mut editing.edits, catalogue, name, touch)?;
-        }
         for (name, blobs) in self.unmarked.iter() {
-            self.mark(&mut editing, catalogue, name, blobs)?;
-        }
-        for mark in &work.marks {
-            self.mark(&mut editing, catalogue, &mark.name, &mark.checksums)?;
+            self.mark(editing, catalogue, name, blobs)?;
         }
         for removal in work.removals.iter().flat_map(|(removals, _reply)| removals) {
             if let Some(name) = &removal.of {
                 // Its mark may not have been written yet.
                 editing.marked.insert(name.key().to_owned());
-                self.mark(&mut editing, catalogue, name, [&removal.checksum])?;
+                self.mark(editing, catalogue, name, [&removal.checksum])?;
             }
         }
-        for event in &work.told {
-            self.learn(&mut editing, catalogue, event)?;
+        for edit in &work.edits {
+            match edit {
+                RecordEdit::Touch(touches) => {
+                    for (name, touch) in touches {
+                        apply_touch(&mut editing.edits, catalogue, name, touch)?;
+                    }
+                }
+                RecordEdit::Mark(marks) => {
+                    for Mark { name, checksums } in marks {
+                        self.mark(editing, catalogue, name, checksums)?;
+                    }
+                }
+                RecordEdit::Learn(events) => {
+                    for event in events {
+                        self.learn(editing, catalogue, event)?;
+                    }
+                }
+                RecordEdit::Keep(all) => {
+                    for kept in all {
+                        editing.kept.add(catalogue, kept)?;
+                    }
+                }
+                RecordEdit::WalkEnd(walk) => state.held = self.counted(walk),
+            }
         }
-        for kept in &work.kept {
-            editing.kept.add(catalogue, kept)?;
-        }
-        Ok(editing)
+        Ok(())
     }
 
     fn learn(
@@ -156,7 +163,9 @@ impl Committer {
         {
             editing.edits.mark(&event.name);
         }
-        Ok(())
+        encode_told(event, &mut editing.frames).ok_or_else(|| Error::TooLarge {
+            name: event.name.clone(),
+        })
     }
 
     /// Brings the marks of a name's rows to what is in the folder now: whoever sent for it may have
