@@ -658,6 +658,18 @@ fn a_store_without_a_server_is_backed_up_as_well() {
     assert_eq!(index_path("knot-1"), "kn/ot/knot-1");
 }
 
+#[test]
+fn a_crate_file_that_cannot_be_looked_at_is_named() {
+    let (place, _dir, setup) = backed_up();
+    let hex = "ab".repeat(32);
+    let blob = setup.data().join(format!("blobs/ab/{hex}.raw"));
+    fs::create_dir_all(&blob).expect("made");
+    let outcome = setup.run(&words(&["backup"], &place.path().join("again")));
+    let path = blob.to_str().expect("text");
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(outcome.stderr.contains(path), "{outcome:?}");
+}
+
 /// Puts other bytes into a backup, and into its manifest that this is what it has.
 fn falsify(dir: &Path, name: &str, bytes: &[u8]) {
     let path = dir.join("MANIFEST");

@@ -46,7 +46,7 @@ use crate::{
     },
     registry::Checksum,
     store::Store,
-    util::task,
+    util::{error::one_line, task},
 };
 
 /// What is copied at once, and the longest piece.
@@ -331,6 +331,10 @@ impl Backup {
         let mut pieces = Pieces::begin(sender, BLOBS, PUBLIC);
         let visited = self.store.visit_blobs(&stop, |checksum, length| {
             if length == 0 {
+                // An empty one counts as not cached; one that cannot be looked at does not.
+                if let Err(error) = self.store.blob_bytes(&checksum) {
+                    self.cx.failed(checksum, one_line(&error));
+                }
                 return ControlFlow::Continue(());
             }
             let sent = self.cx.check_cancelled().and_then(|()| {
