@@ -33,7 +33,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Modules that import nothing of the crate but `util`.
-const UTIL_ONLY: &[&str] = &["git"];
+const UTIL_ONLY: &[&str] = &["git", "listen"];
 
 /// The files of a module in layers, the highest first; a name stands for a file or a folder. What is
 /// not listed is free of an order but for that there is no cycle.
