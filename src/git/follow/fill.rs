@@ -10,7 +10,7 @@ use std::{
 
 use gix::ObjectId;
 
-use super::{Error, Reader, io_error, pack_dir, repository, set_tip, tip, tree, tree_of};
+use super::{Error, Reader, pack_dir, repository, set_tip, tip, tree, tree_of};
 use crate::util::fs::sync_dir;
 
 /// How deep trees are copied: an index has three levels, and what else lies in the tree of one is
@@ -140,7 +140,7 @@ fn write(
 ) -> Result<(), Error> {
     let dir = pack_dir(here.git_dir());
     let stream =
-        PackStream::new(there, objects, stop).map_err(io_error("begin a pack in", &dir))?;
+        PackStream::new(there, objects, stop).map_err(Error::io("begin a pack in", &dir))?;
     let written = gix::odb::pack::Bundle::write_to_directory(
         &mut BufReader::new(stream),
         Some(&dir),
@@ -172,12 +172,12 @@ pub(super) fn settle(
         .flatten()
     {
         let synced = std::fs::File::open(path).and_then(|file| file.sync_all());
-        synced.map_err(io_error("sync", path))?;
+        synced.map_err(Error::io("sync", path))?;
     }
     if let Some(keep) = written.keep_path.as_ref().filter(|keep| keep.exists()) {
-        std::fs::remove_file(keep).map_err(io_error("remove", keep))?;
+        std::fs::remove_file(keep).map_err(Error::io("remove", keep))?;
     }
-    sync_dir(dir).map_err(io_error("sync", dir))
+    sync_dir(dir).map_err(Error::io("sync", dir))
 }
 
 /// A pack that is made while it is read: no delta, each object as it comes from its repository.

@@ -38,7 +38,7 @@ use gix::ObjectId;
 
 pub use http::{Exchange, Reply};
 
-use super::Error;
+use super::{Error, packs::files};
 use crate::util::fs::sync_dir;
 
 /// The reference of the newest commit that was fetched.
@@ -134,12 +134,12 @@ impl Follower {
         let dir = &options.dir;
         let (new, old) = (beside(dir, "new"), beside(dir, "old"));
         if old.exists() && !dir.exists() {
-            fs::rename(&old, dir).map_err(io_error("rename", &old))?;
+            fs::rename(&old, dir).map_err(Error::io("rename", &old))?;
         }
         remove(&new)?;
         remove(&old)?;
         if let Some(parent) = dir.parent() {
-            fs::create_dir_all(parent).map_err(io_error("make", parent))?;
+            fs::create_dir_all(parent).map_err(Error::io("make", parent))?;
         }
         if sweep(dir).and_then(|()| open_bare(dir)).is_err() {
             remove(dir)?;
@@ -266,7 +266,7 @@ impl Follower {
             at = found.map(|entry| entry.id);
         }
         match at.filter(|_| is_file) {
-            Some(id) => blob(&repo, id, max_bytes),
+            Some(id) => Reader::of(&repo)?.blob(id, max_bytes),
             None => Ok(None),
         }
     }
@@ -316,8 +316,8 @@ impl Follower {
         make_bare(&new)?;
         let stop = AtomicBool::new(false);
         fill::copy(&self.repo()?, &open_bare(&new)?, commit, &stop)?;
-        fs::rename(&dir, &old).map_err(io_error("rename", &dir))?;
-        fs::rename(&new, &dir).map_err(io_error("rename", &new))?;
+        fs::rename(&dir, &old).map_err(Error::io("rename", &dir))?;
+        fs::rename(&new, &dir).map_err(Error::io("rename", &new))?;
         remove(&old)
     }
 }
@@ -334,14 +334,6 @@ fn is_pack(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "pack")
 }
 
-fn io_error<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
-    move |source| Error::Io {
-        doing,
-        path: path.to_owned(),
-        source,
-    }
-}
-
 fn repository<E>(error: E) -> Error
 where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -354,7 +346,7 @@ where
 fn remove(dir: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(io_error("remove", dir)(error))
+            Err(Error::io("remove", dir)(error))
         }
         _ => Ok(()),
     }
@@ -414,18 +406,6 @@ impl Reader {
     }
 }
 
-/// The paths of the files in a folder; none where there is no folder.
-fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(io_error("read", dir))?,
-    };
-    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
-    paths
-        .collect::<io::Result<_>>()
-        .map_err(io_error("read", dir))
-}
-
 /// Removes what a process that was killed left behind: locks, packs that were coming in, packs
 /// without their index, and the `.keep` files that gix leaves.
 fn sweep(dir: &Path) -> Result<(), Error> {
@@ -445,7 +425,7 @@ fn sweep(dir: &Path) -> Result<(), Error> {
         left.extend(files(&folder)?.into_iter().filter(is_lock));
     }
     for path in left.iter().filter(|path| path.is_file()) {
-        fs::remove_file(path).map_err(io_error("remove", path))?;
+        fs::remove_file(path).map_err(Error::io("remove", path))?;
     }
     Ok(())
 }
@@ -456,15 +436,6 @@ fn tree_of(repo: &gix::Repository, commit: ObjectId) -> Result<ObjectId, Error> 
     let tree = commit.tree_id().map_err(repository)?.detach();
     repo.find_header(tree).map_err(repository)?;
     Ok(tree)
-}
-
-/// The bytes of a blob. `None`: there are more than `most`.
-fn blob(repo: &gix::Repository, id: ObjectId, most: u64) -> Result<Option<Bytes>, Error> {
-    if repo.find_header(id).map_err(repository)?.size() > most {
-        return Ok(None);
-    }
-    let mut blob = repo.find_object(id).map_err(repository)?;
-    Ok(Some(Bytes::from(std::mem::take(&mut blob.data))))
 }
 
 /// Makes `commit` the newest one that was fetched, and the only one that has no parents here.
@@ -491,12 +462,12 @@ fn write_shallow(repo: &gix::Repository, commit: Option<ObjectId>) -> Result<(),
     if text.is_empty() {
         return match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(io_error("remove", &path)(error))
+                Err(Error::io("remove", &path)(error))
             }
             _ => Ok(()),
         };
     }
-    fs::write(&path, text).map_err(io_error("write", &path))
+    fs::write(&path, text).map_err(Error::io("write", &path))
 }
 
 fn read_published(dir: &Path) -> Option<Published> {
@@ -528,7 +499,7 @@ fn write_published(dir: &Path, published: Published, durably: bool) -> Result<()
         }
         Ok(())
     };
-    write().map_err(io_error("write", &path))
+    write().map_err(Error::io("write", &path))
 }
 
 #[cfg(test)]
