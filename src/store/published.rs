@@ -120,8 +120,8 @@ impl Store {
         self.shared().lacks_index.load(SeqCst)
     }
 
-    /// A number that is another one when the index database was made anew: who remembers what he
-    /// gave to the store remembers it together with this.
+    /// A number that changes when the index database is made anew, or was found older than the head
+    /// of the git index. A caller that notes what it gave to the store notes this number with it.
     ///
     /// # Errors
     /// If sled cannot be read.

@@ -320,6 +320,57 @@ fn a_store_that_lost_its_entries_gets_them_back() {
     assert!(!orlop.stderr().contains("`ccc`"), "all else is as it was");
 }
 
+/// What was followed after the newest commit of our own git index is nowhere but in the followed one.
+#[test]
+fn an_older_store_gets_what_was_followed_again() {
+    let crates = crates();
+    let index = GitIndex::of(&crates, NAMES);
+    let change = |name: &str, version: &str| {
+        crates.edit(|registry| registry.put(&Krate::new(name, version)));
+        index.take(&crates, name);
+        index.commit();
+    };
+    let orlop = over_path(&index).config("git.quiet_for", "1s").start();
+    knows_all(&orlop, &crates);
+    until("it is committed", || {
+        orlop.metric("orlop_generation_staged_names", &[]).eq(&0.0)
+    });
+    let setup = orlop.terminate();
+    let (sled, kept) = (setup.data().join("sled"), setup.data().join("kept"));
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .args([&sled, &kept])
+        .status();
+    assert!(copied.expect("`cp` can be run").success());
+    let orlop = setup.start();
+    change("other", "0.3.2");
+    follows(&orlop, &crates, "other");
+    until("it is committed", || {
+        orlop.metric("orlop_generation_staged_names", &[]).eq(&0.0)
+    });
+    let setup = orlop.kill9();
+    let slow = setup
+        .config("git.quiet_for", "1h")
+        .config("git.cut_within", "1h");
+    let orlop = slow.start();
+    change("bb", "0.1.1");
+    follows(&orlop, &crates, "bb");
+    let setup = orlop.kill9();
+    std::fs::remove_dir_all(&sled).expect("removed");
+    std::fs::rename(&kept, &sled).expect("renamed");
+    let orlop = setup.start();
+    assert!(orlop.stderr().contains("recovered from the git index"));
+    follows(&orlop, &crates, "bb");
+    knows_all(&orlop, &crates);
+}
+
+#[track_caller]
+fn follows(orlop: &Orlop, crates: &Upstream, name: &str) {
+    until("a change is followed", || {
+        orlop.index(name).text() == crates.index_file(name)
+    });
+}
+
 #[test]
 fn a_git_index_that_moved_is_followed_there() {
     let crates = crates();

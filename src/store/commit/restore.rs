@@ -38,6 +38,8 @@ impl Committer {
                 self.progress.change_number = self.progress.change_number.max(change);
                 self.progress.dirty = true;
                 catalogue.set_lost(false)?;
+                // What came after that commit is still lost, so a followed index is compared anew.
+                catalogue.set_born()?;
                 self.shared.lacks_index.store(false, SeqCst);
             }
         }
