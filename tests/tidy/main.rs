@@ -100,6 +100,32 @@ const INNER_LAYERS: &[(&str, &[&[&str]])] = &[
         ],
     ),
     (
+        "store",
+        &[
+            &[
+                "adoption",
+                "blobs",
+                "entries",
+                "history",
+                "kept",
+                "publish",
+                "published",
+                "releases",
+                "restoring",
+                "scratch",
+            ],
+            &["handle"],
+            &["commit"],
+            &["owners", "reservation"],
+            &["shared"],
+            &["queue", "rebuild"],
+            &["edits", "events", "ledger", "raw_files", "table"],
+            &["blob_store", "catalogue", "codec", "journal"],
+            &["changes", "facts", "folder", "options", "state"],
+            &["condition", "error", "fields", "keys", "space", "stamps"],
+        ],
+    ),
+    (
         "upstream",
         &[
             &["git", "mod"],
