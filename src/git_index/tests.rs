@@ -665,7 +665,7 @@ const DAMAGE: &[(&str, Damage, &[&str])] = &[
     ("an old commit", |repo| flip(repo, "HEAD~3"), &[]),
     (
         "a child of the root tree",
-        |repo| remove_pack_of(repo, "HEAD:fo"),
+        |repo| remove_pack_of(repo, &newest("four")[..7]),
         &["four"],
     ),
     (
