@@ -13,22 +13,22 @@
 //!
 //! | layer | module | what it does |
 //! |---|---|---|
-//! | 14 | `main.rs` | arguments in, exit code out |
-//! | 13 | [`cli`] | commands and their output, the start and the end of a server, exit codes; the only module that prints |
-//! | 12 | [`doctor`] | why a client does not get its crates, what is wrong on the server: findings as data |
-//! | 11 | [`config`] | flags > environment > file > defaults: one table of keys writes into the `Options` of each module |
-//! | 10 | [`http`] | routes, handlers and pages, the response cache; errors as statuses |
-//! | 10 | [`admin`] | the socket by which commands reach the server that has the store |
-//! | 9 | [`app`] | the parts of a running orlop: starts them in order, gives them new options, ends them in order |
-//! | 8 | [`status`] | what the server reports about itself: one verdict, the events, the traffic, what is known of a crate |
-//! | 7 | [`jobs`] | sync, export, import, verify, gc, backup and the like: `trait Job`, what runs beside what |
-//! | 6 | [`git_index`] | publishes views as git repositories; follows an upstream git index |
-//! | 5 | [`mirror`] | serves on demand: an index file or a crate file, once for all who wait |
-//! | 4 | [`store`] | everything on disk: index entries in sled, crate files, the journal, the event log |
-//! | 4 | [`upstream`] | the registry as a client: requests, retries, breaker, address rules; hides reqwest |
-//! | 4 | [`git`] | git objects, packs and protocol; hides gix |
-//! | 4 | [`policy`] | pure rules over facts and `now`: freshness, modes, views, closures |
-//! | 3 | [`listen`] | connections: TCP, HTTP/1.1, HTTP/2, h2c upgrade; knows nothing of orlop |
+//! | 13 | `main.rs` | arguments in, exit code out |
+//! | 12 | [`cli`] | commands and their output, the start and the end of a server, exit codes; the only module that prints |
+//! | 11 | [`doctor`] | why a client does not get its crates, what is wrong on the server: findings as data |
+//! | 10 | [`config`] | flags > environment > file > defaults: one table of keys writes into the `Options` of each module |
+//! | 9 | [`http`] | routes, handlers and pages, the response cache; errors as statuses |
+//! | 9 | [`admin`] | the socket by which commands reach the server that has the store |
+//! | 8 | [`app`] | the parts of a running orlop: starts them in order, gives them new options, ends them in order |
+//! | 7 | [`status`] | what the server reports about itself: one verdict, the events, the traffic, what is known of a crate |
+//! | 6 | [`jobs`] | sync, export, import, verify, gc, backup and the like: `trait Job`, what runs beside what |
+//! | 5 | [`git_index`] | publishes views as git repositories; follows an upstream git index |
+//! | 4 | [`mirror`] | serves on demand: an index file or a crate file, once for all who wait |
+//! | 3 | [`store`] | everything on disk: index entries in sled, crate files, the journal, the event log |
+//! | 3 | [`upstream`] | the registry as a client: requests, retries, breaker, address rules; hides reqwest |
+//! | 3 | [`git`] | git objects, packs and protocol; hides gix |
+//! | 3 | [`policy`] | pure rules over facts and `now`: freshness, modes, views, closures |
+//! | 2 | [`listen`] | connections: TCP, HTTP/1.1, HTTP/2, h2c upgrade; knows nothing of orlop |
 //! | 2 | [`registry`] | the types of the domain: names, releases, checksums, index lines, layout |
 //! | 2 | [`metrics`] | every series, declared once; hides prometheus |
 //! | 1 | [`util`] | the few helpers that several modules need: clock, background runtime, replaceable options, single flight |
@@ -111,7 +111,7 @@
 //! Each is held by a test.
 //!
 //! - `registry` and `policy` do no I/O and read no clock. `store`, `upstream` and `git` do not know one
-//!   another. `listen` imports nothing of orlop but `util`.
+//!   another. `listen` and `git` import nothing of orlop but `util`.
 //! - Only `store` names sled, only it and `jobs::lines` zstd, only `jobs::archive` tar, only `upstream`
 //!   reqwest, only `git` gix, only `http` and `listen` actix, only `metrics` prometheus. Only `cli`
 //!   prints. Only `config` reads the environment. Only [`util::clock`] reads the time of day for a
@@ -130,12 +130,13 @@
 //! | a setting | the module's `Options` (field and default), a row of `config/keys.rs` (documentation and reason); `packaging/orlop.toml` is generated |
 //! | a setting that changes while it runs | `RELOAD` in its row of `config/keys.rs`, and `reloaded` of its `Options` |
 //! | what is tried again, and when | `upstream/retry.rs` (the policy of clients and of jobs), `upstream/breaker.rs`; `jobs/retry.rs` is how a job waits |
-//! | how the registry is asked: headers, tokens, TLS roots, proxies | `upstream/client.rs` makes the client, `upstream/sparse.rs` and `upstream/download.rs` the requests, `upstream/secret.rs` is a secret |
+//! | how the registry is asked: headers, tokens, TLS roots, proxies | `upstream/sparse.rs` and `upstream/download.rs` make the requests, `upstream/mod.rs` sends them and follows redirects, `upstream/client.rs` makes the client, `upstream/secret.rs` is a secret; settings in `upstream/mod.rs` and `config/keys.rs` |
 //! | where index files come from | an [`mirror::IndexSource`] (`mirror/source.rs`), chosen in `app.rs` |
-//! | where blobs are kept, another tier or codec of them | a `store::BlobStore`; who refers to a blob: `store::BlobOwner` |
+//! | where blobs are kept: another tier, such as a bucket, or a codec of them | `store/blob_store.rs` is the seam and its page says how; a tier is a file beside `store/raw_files.rs`, what a bucket speaks is a module beside `upstream`; a packer is a job |
+//! | who refers to a blob, and what may be removed | `store/owners.rs`, `jobs/upkeep/gc.rs` |
 //! | bytes on disk | `store/codec.rs`, `store/journal.rs`, `store/published.rs`: a new version, a fixture, an upgrade test |
-//! | a kind of connection, such as TLS | an acceptor in `listen`, a row of `config/keys.rs`, `cli/serve.rs` |
-//! | who may read | `http/front.rs` is before every answer, also a warm one; the checks belong into a module of their own beside `http` |
+//! | a kind of connection, such as TLS | an `Acceptor` beside that of `listen/acceptor.rs`, chosen in `http/server.rs`; its settings in `listen/options.rs` and `config/keys.rs`; the scheme of our own URLs in `http/base.rs` |
+//! | who may read, such as tokens of clients | `http/front.rs`, which is before every answer, also a warm one; the check itself in a module of its own below `http`; cargo asks for `auth-required` in `config.json` (`registry/layout.rs`) |
 //! | an endpoint | `http/routes.rs`, a file beside it; one that views have takes an `http::view::InView` |
 //! | a view | `policy/view.rs`, `mirror/views` |
 //! | a rule of a view, such as a minimum age | a file beside `policy/cached_only.rs`; what a rule knows: `policy/rule.rs`, `mirror/views` |
