@@ -84,7 +84,7 @@ fn folder(store: &store::Options, findings: &mut Findings<'_>) {
     let is_ours = owner == rustix::process::geteuid().as_raw();
     let whose = if is_ours { "this user" } else { "another user" };
     findings.add(finding!(Ok, CHECK => "`{data}` belongs to {whose} (uid {owner}, mode {mode:o})"));
-    if let Some(room) = room {
+    if let Some(room) = room.filter(|room| room.space.free_bytes > room.reserve_bytes) {
         let (free, reserve) = (size(room.space.free_bytes), size(room.reserve_bytes));
         findings.add(finding!(Ok, "disk" => "{free} free, {reserve} are kept free"));
     }

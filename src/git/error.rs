@@ -96,6 +96,27 @@ impl Error {
         matches!(self, Error::Damaged { .. } | Error::Unknown { .. })
     }
 
+    /// Whether it will not be readable later either: damage, or a part of the disk that cannot be read.
+    /// Who saves what can be saved passes over it; any other error may be gone at the next try.
+    pub fn is_unreadable(&self) -> bool {
+        const EUCLEAN: i32 = rustix::io::Errno::UCLEAN.raw_os_error();
+        const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
+        let code = match self {
+            Error::Io { source, .. } => source.raw_os_error(),
+            _ => None,
+        };
+        self.is_damage() || matches!(code, Some(EIO | EUCLEAN))
+    }
+
+    /// Nothing instead of what is unreadable; any other error stays.
+    pub(super) fn unless_unreadable<T>(self) -> Result<Option<T>, Error> {
+        if self.is_unreadable() {
+            Ok(None)
+        } else {
+            Err(self)
+        }
+    }
+
     /// Nothing instead of what is damaged; any other error stays: the disk may be better later.
     pub fn unless_damage<T>(self) -> Result<Option<T>, Error> {
         if self.is_damage() {
@@ -103,5 +124,20 @@ impl Error {
         } else {
             Err(self)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_sector_is_passed_over_and_a_lack_of_rights_is_not() {
+        let failed =
+            |code| Error::io("read", Path::new("pack"))(io::Error::from_raw_os_error(code));
+        let (bad_sector, no_rights) = (failed(5), failed(13));
+        assert!(bad_sector.is_unreadable() && !bad_sector.is_damage());
+        assert!(!no_rights.is_unreadable());
+        assert!(Error::damaged(Path::new("pack"), "cut").is_unreadable());
     }
 }

@@ -37,6 +37,9 @@ pub struct OpenReport {
     pub repaired: Vec<String>,
 }
 
+/// Where packs are, below the repository.
+const PACKS: &str = "objects/pack";
+
 /// A repository as it was found, in memory.
 pub(super) struct Found {
     pub(super) packs: Packs,
@@ -87,8 +90,10 @@ pub(super) fn open(dir: &Path) -> Result<(Found, OpenReport), Error> {
         created: !dir.exists(),
         repaired: refs::lay_out(dir)?,
     };
-    let found = match find(dir, &mut report.repaired) {
-        Err(error) if error.is_damage() => read_damaged(dir, &error),
+    sweep_all(dir)?;
+    let opened = open_packs(&dir.join(PACKS), &mut report.repaired)?;
+    let found = match find(dir, &opened, &mut report.repaired) {
+        Err(error) if error.is_damage() => read_damaged(dir, opened, &error),
         found => found,
     };
     Ok((found?, report))
@@ -97,7 +102,10 @@ pub(super) fn open(dir: &Path) -> Result<(Found, OpenReport), Error> {
 /// Opens what is there once more, after a commit that failed half-way.
 pub(super) fn find_again(dir: &Path) -> Result<Found, Error> {
     refs::lay_out(dir)?;
-    find(dir, &mut Vec::new())
+    sweep_all(dir)?;
+    let mut repaired = Vec::new();
+    let opened = open_packs(&dir.join(PACKS), &mut repaired)?;
+    find(dir, &opened, &mut repaired)
 }
 
 /// Puts an empty repository in the place of the one that is there, which is kept beside it. It may
@@ -159,21 +167,18 @@ fn broken_ones(dir: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
 ///
 /// # Errors
 /// Damage where the head cannot be read.
-fn find(dir: &Path, repaired: &mut Vec<String>) -> Result<Found, Error> {
-    let packs = Packs::new(dir.join("objects/pack"));
-    refs::sweep(dir);
-    sweep(packs.dir())?;
-    let (sound, damaged) = open_packs(packs.dir(), repaired)?;
-    packs.set(sound);
+fn find(dir: &Path, opened: &OpenedPacks, repaired: &mut Vec<String>) -> Result<Found, Error> {
+    let packs = Packs::new(dir.join(PACKS));
+    packs.set(opened.sound.clone());
     let head = match refs::read(dir)? {
         Branch::At(id) => Some(id),
-        found => lost_head(dir, &packs, found, repaired)?,
+        found => lost_head(dir, &packs, found, &opened.damaged, repaired)?,
     };
     let history = history(&packs, head)?;
     check_root(&packs, head)?;
     // Every pack that a generation needs has a commit, and all commits were read from sound packs:
     // what is damaged was merged or begun, and may go.
-    for path in &damaged {
+    for path in &opened.damaged {
         remove_pack(path);
     }
     let (chain, unneeded) = Chain::open(dir, head)?;
@@ -190,10 +195,13 @@ fn find(dir: &Path, repaired: &mut Vec<String>) -> Result<Found, Error> {
 }
 
 /// What can be read of a repository that cannot be used: objects, but no history.
-fn read_damaged(dir: &Path, error: &Error) -> Result<Found, Error> {
-    let packs = Packs::new(dir.join("objects/pack"));
-    let (mut list, damaged) = open_packs(packs.dir(), &mut Vec::new())?;
-    let readable = damaged.iter().map(|path| PackFile::open_damaged(path));
+fn read_damaged(dir: &Path, opened: OpenedPacks, error: &Error) -> Result<Found, Error> {
+    let packs = Packs::new(dir.join(PACKS));
+    let mut list = opened.sound;
+    let readable = opened
+        .damaged
+        .iter()
+        .map(|path| PackFile::open_damaged(path));
     list.extend(readable.filter_map(Result::ok).map(Arc::new));
     packs.set(list);
     let damage = Damage {
@@ -212,13 +220,19 @@ fn read_damaged(dir: &Path, error: &Error) -> Result<Found, Error> {
 fn newest_readable(packs: &Packs, branch: Branch) -> Result<Option<Head>, Error> {
     if let Branch::At(id) = branch {
         let commit = commits::read(packs, &id).map(Some);
-        if let Some(commit) = commit.or_else(Error::unless_damage)? {
+        if let Some(commit) = commit.or_else(Error::unless_unreadable)? {
             let generation = commit.facts.generation;
             return Ok(Some(Head { id, generation }));
         }
     }
     let newest = tips(packs)?.first().copied();
     Ok(newest.map(|(generation, id)| Head { id, generation }))
+}
+
+/// Removes what a crash left of the branch and of packs.
+fn sweep_all(dir: &Path) -> Result<(), Error> {
+    refs::sweep(dir);
+    sweep(&dir.join(PACKS))
 }
 
 /// Removes what is being written when a crash comes, and indexes that lost their pack.
@@ -236,12 +250,16 @@ fn sweep(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Opens the packs, newest first; makes indexes anew where they are missing or damaged. Returns
-/// the packs that are sound, and the paths of those that are damaged themselves.
-fn open_packs(
-    dir: &Path,
-    repaired: &mut Vec<String>,
-) -> Result<(Vec<Arc<PackFile>>, Vec<PathBuf>), Error> {
+/// The packs of a repository.
+struct OpenedPacks {
+    /// Newest first.
+    sound: Vec<Arc<PackFile>>,
+    /// The paths of those that are damaged themselves.
+    damaged: Vec<PathBuf>,
+}
+
+/// Opens the packs; makes indexes anew where they are missing or damaged.
+fn open_packs(dir: &Path, repaired: &mut Vec<String>) -> Result<OpenedPacks, Error> {
     let (mut sound, mut damaged) = (Vec::new(), Vec::new());
     let mut left_bytes = CHECKED_INDEX_BYTES;
     for path in pack_files(dir)? {
@@ -265,7 +283,7 @@ fn open_packs(
             Err(error) => return Err(error),
         }
     }
-    Ok((sound, damaged))
+    Ok(OpenedPacks { sound, damaged })
 }
 
 /// Opens a pack and reads its index in full, as long as there are bytes left to do so.
@@ -328,12 +346,19 @@ fn lost_head(
     dir: &Path,
     packs: &Packs,
     found: Branch,
+    damaged: &[PathBuf],
     repaired: &mut Vec<String>,
 ) -> Result<Option<ObjectId>, Error> {
     if found == Branch::Missing && pack_files(packs.dir())?.is_empty() {
         return Ok(None);
     }
-    let Some(head) = newest_whole_tip(packs)? else {
+    // A damaged pack may have the newest commit.
+    let tip = if damaged.is_empty() {
+        newest_whole_tip(packs)?
+    } else {
+        None
+    };
+    let Some(head) = tip else {
         return Err(Error::damaged(
             dir,
             "its branch is lost, and no pack tells the head",
@@ -363,7 +388,7 @@ fn tips(packs: &Packs) -> Result<Vec<(u64, ObjectId)>, Error> {
     for pack in packs.list().iter() {
         for id in pack.commits()? {
             let commit = commits::read(packs, &id).map(Some);
-            if let Some(commit) = commit.or_else(Error::unless_damage)? {
+            if let Some(commit) = commit.or_else(Error::unless_unreadable)? {
                 found.insert(id, commit);
             }
         }

@@ -5,6 +5,7 @@
 //! opened, and must guess when packs are merged under it.
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -22,7 +23,8 @@ use super::{Error, ObjectId, pack_file::PackFile};
 pub(super) struct Packs {
     dir: PathBuf,
     list: RwLock<Arc<Vec<Arc<PackFile>>>>,
-    refreshing: Mutex<()>,
+    /// Damaged packs that [`refresh`](Packs::refresh) does not open again. One refreshes at a time.
+    passed_over: Mutex<HashSet<PathBuf>>,
 }
 
 /// An object, inflated and with the right hash.
@@ -38,7 +40,7 @@ impl Packs {
         Packs {
             dir,
             list: RwLock::default(),
-            refreshing: Mutex::new(()),
+            passed_over: Mutex::default(),
         }
     }
 
@@ -63,13 +65,13 @@ impl Packs {
     /// # Errors
     /// [`Error::Io`] also for a pack that cannot be opened now: what it holds is not unknown.
     pub(super) fn refresh(&self) -> Result<(), Error> {
-        let _one = self.refreshing.lock();
+        let mut passed_over = self.passed_over.lock();
         let old = self.list();
         let mut new = Vec::new();
         let mut kept = Vec::new();
         let paths = pack_files(&self.dir)?;
         for path in &paths {
-            if old.iter().any(|pack| pack.path() == path) {
+            if old.iter().any(|pack| pack.path() == path) || passed_over.contains(path) {
                 continue;
             }
             match PackFile::open(path) {
@@ -78,6 +80,7 @@ impl Packs {
                 Err(_) if path.try_exists().is_ok_and(|exists| !exists) => {}
                 Err(error) if error.is_damage() => {
                     tracing::warn!(%error, "passed over a pack of the git index");
+                    passed_over.insert(path.clone());
                 }
                 Err(error) => return Err(error),
             }

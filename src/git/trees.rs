@@ -323,7 +323,7 @@ fn walk_below(
     } = place;
     check_depth(packs, &tree, depth)?;
     let entries = match (Entries::read(packs, &tree), &mut skipped) {
-        (Err(error), Some(skipped)) if error.is_damage() => {
+        (Err(error), Some(skipped)) if error.is_unreadable() => {
             **skipped += 1;
             return Ok(());
         }

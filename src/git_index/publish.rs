@@ -125,6 +125,7 @@ impl GitIndex {
         // Before the repository is set aside: it may be all that there is of the index.
         self.recover(repo)?;
         if let Some(damage) = damage {
+            self.recover_lacking(repo)?;
             self.begin_anew(repo, &damage)?;
         }
         self.check_origin(repo, work)?;
@@ -216,7 +217,7 @@ impl GitIndex {
 
     /// Gives the store the index files that it does not have at all, though it lost no changes.
     fn recover_lacking(&self, repo: &Repo) -> Result<(), Fault> {
-        let Some(head) = repo.head().filter(|_| self.view.is_unfiltered()) else {
+        let Some(head) = repo.readable_head().filter(|_| self.view.is_unfiltered()) else {
             return Ok(());
         };
         let reopened = self.store.reopened();

@@ -127,7 +127,7 @@ impl<'a> Recovery<'a> {
                     self.store.restore(files, self.time)?;
                 }
             }
-            Err(error) if error.is_damage() => {
+            Err(error) if error.is_unreadable() => {
                 self.unreadable = self.unreadable.saturating_add(1);
                 if self.names.len() < MAX_LOGGED_NAMES {
                     self.names.push(name.to_string());

@@ -677,6 +677,18 @@ const DAMAGE: &[(&str, Damage, &[&str])] = &[
         &[],
     ),
     (
+        "a lost branch and a damaged newest pack",
+        |repo| {
+            let (pack, ..) = find_object(repo, "HEAD");
+            rewrite(&pack, |bytes| {
+                let end = bytes.len() - 1;
+                bytes[end] ^= 1;
+            });
+            remove(&repo.join("refs/heads/master"));
+        },
+        &[],
+    ),
+    (
         "a branch that names nothing",
         |repo| {
             let branch = repo.join("refs/heads/master");
@@ -784,6 +796,21 @@ fn index_files_that_the_store_lacks_come_from_a_damaged_repository_but_for_the_d
             assert_eq!(there, krate != lost, "{krate}, {what} is damaged");
         }
         place.check();
+    }
+}
+
+/// Once such a repository was set aside with what only it had.
+#[test]
+fn index_files_that_the_store_lacks_come_from_a_repository_that_cannot_be_opened() {
+    let mut place = lacking();
+    let repo = place.path("git/index");
+    flip(&repo, "HEAD~1");
+    place.reopen();
+    assert_eq!(place.all().state(), GitState::BeingMade);
+    assert_eq!(place.bytes("four"), None, "it is lacking");
+    place.cut().expect("a new root");
+    for krate in ["one", "two", "three", "four"] {
+        place.has(krate, 3);
     }
 }
 

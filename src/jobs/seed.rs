@@ -355,7 +355,7 @@ impl Seeding<'_> {
         if self.waiting.iter().any(is_waiting) {
             return Ok(true);
         }
-        let held = self.services.store.blob_bytes(checksum);
+        let held = self.services.store.blob_blocking(checksum);
         let held = held.map_err(|error| JobError::store("a crate file", &error))?;
         Ok(held.is_some())
     }

@@ -291,7 +291,7 @@ impl Mirror {
         checksum: &Checksum,
         pace: &Arc<Pace>,
     ) -> Result<Option<u64>, Error> {
-        let held = self.inner.store.blob_bytes(checksum);
+        let held = self.inner.store.blob(checksum).await;
         if held
             .map_err(|error| Error::store(release, error))?
             .is_some()

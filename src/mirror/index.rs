@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -66,8 +66,8 @@ struct EntryAnswer {
 struct ShownLines {
     bytes: Bytes,
     digest: [u8; 16],
-    /// How long the rules show the same ones. `None`: until the file or what is cached changes.
-    valid_for: Option<Duration>,
+    /// When the rules may show others. `None`: until the file or what is cached changes.
+    valid_until: Option<SystemTime>,
 }
 
 /// What the store has of a name after its source was asked.
@@ -148,7 +148,10 @@ impl Mirror {
             return Ok((unchanged, entry.result));
         }
         let shown = self.shown_lines(view, name).await?.ok_or_else(nothing)?;
-        let valid_for = shown.valid_for.unwrap_or(Duration::MAX);
+        let now = self.inner.clock.now();
+        let until = shown.valid_until;
+        let valid_for = until.map(|until| until.duration_since(now).unwrap_or_default());
+        let valid_for = valid_for.unwrap_or(Duration::MAX);
         let answer = IndexFileAnswer {
             bytes: (known != Some(shown.digest)).then_some(shown.bytes),
             digest: shown.digest,
@@ -178,8 +181,7 @@ impl Mirror {
             let snapshot = snapshot.map_err(|error| Error::store(&name, error))?;
             let Snapshot { facts, bytes } = snapshot.ok_or(gone)?;
             let shown = lines_of(&store, &view, &name, bytes, now);
-            let until = shown.valid_until;
-            let valid_for = until.map(|until| until.duration_since(now).unwrap_or_default());
+            let valid_until = shown.valid_until;
             Ok(shown.bytes.map(|bytes| ShownLines {
                 digest: if shown.dropped {
                     digest_of(&bytes)
@@ -187,7 +189,7 @@ impl Mirror {
                     facts.digest
                 },
                 bytes,
-                valid_for,
+                valid_until,
             }))
         });
         read.await.map_err(|_aborted| lost)?

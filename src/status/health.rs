@@ -51,6 +51,7 @@ impl Health {
         let (level, headline, reason) = state(facts);
         let summary = summary(facts, headline, reason, &items);
         // They say nothing about what is served, so the summary is the same with them.
+        items.extend(set_aside(facts));
         items.extend(facts.machine.items());
         items.sort_by_key(|one| std::cmp::Reverse(one.level));
         let worst = items.iter().map(|item| item.level).max();
@@ -148,7 +149,6 @@ fn items(facts: &Facts) -> Vec<HealthItem> {
     all.extend(ahead(facts));
     all.extend(jobs(facts));
     all.extend(git(status));
-    all.extend(set_aside(facts));
     all.sort_by_key(|one| std::cmp::Reverse(one.level));
     all
 }
@@ -167,7 +167,7 @@ pub fn store_items(folder: FolderCondition, room: Option<Room>) -> Vec<HealthIte
         folder: Some(folder),
         ..Machine::default()
     };
-    let mut items = machine.items();
+    let mut items = machine.items_as(Level::Bad);
     items.extend(disk(room, is_writable));
     items
 }
@@ -341,10 +341,10 @@ fn set_aside(facts: &Facts) -> Vec<HealthItem> {
     let items = items.map(|(what, count)| match what {
         SetAside::Database => item!(Warn,
             "{} of the store could not be used and was set aside as `sled.broken-…` in the data folder.", plural(*count, "index database");
-            "The log of that start has the reason: look at the health of the disk, and run `orlop verify`. Everything in it was made again, so it may be deleted; `orlop gc` deletes it after a week."),
+            "The log of that start has the reason: look at the health of the disk, and run `orlop verify`. Index files and crates came back or are fetched again; who fetched what, the traffic before and the last reports are in it alone. Delete it when they are not missed; `orlop gc` deletes it after a week."),
         SetAside::Repository => item!(Warn,
             "The git index could not be used and was set aside as `….broken-…` beside it, {}.", plural(*count, "time");
-            "The log has the reason: look at the health of the disk. It was made again from the store, so the folders `….broken-…` may be deleted."),
+            "The log has the reason: look at the health of the disk. What could be read of it is in the store, and clients fetched the new one whole. Delete the folders `….broken-…` when builds work."),
     });
     items.collect()
 }
@@ -563,9 +563,16 @@ mod tests {
     fn what_the_machine_lacks_is_an_item_and_no_part_of_what_readyz_reports() {
         let (mut facts, well) = (well(), Health::of(&well()));
         facts.machine.max_open_files = Some(256);
+        facts.machine.set_aside = vec![(SetAside::Database, 1), (SetAside::Repository, 2)];
         let health = Health::of(&facts);
         assert_eq!((well.level, health.level), (Level::Good, Level::Warn));
-        assert_eq!(health.items.len(), 1);
+        let said: Vec<&str> = health.items.iter().map(|item| item.text.as_str()).collect();
+        assert!(
+            said[0].contains("1 index database of the store"),
+            "{said:?}"
+        );
+        assert!(said[1].contains("beside it, 2 times"), "{said:?}");
+        assert!(said[2].contains("only 256 files"), "{said:?}");
         assert_eq!(health.summary, well.summary);
         assert!(health.is_ready);
     }
@@ -758,16 +765,6 @@ mod tests {
                 });
             },
             &[(Level::Good, "git index is being made")],
-        );
-        check(
-            &|is| is.machine.set_aside = vec![(SetAside::Database, 1), (SetAside::Repository, 2)],
-            &[
-                (Level::Warn, "1 index database of the store"),
-                (
-                    Level::Warn,
-                    "git index could not be used and was set aside as `….broken-…` beside it, 2 times",
-                ),
-            ],
         );
         // The worst comes first.
         check(

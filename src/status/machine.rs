@@ -1,11 +1,9 @@
 //! The machine of the server, as far as it may get in the way of the store: the data folder, inodes,
 //! open files.
 
-use std::path::Path;
-
 use rustix::process::{Resource, getrlimit};
 
-use super::item::HealthItem;
+use super::item::{HealthItem, Level};
 use crate::{jobs::Services, metrics::SetAside, store::FolderCondition, util::error::one_line};
 
 /// Open files that the server of a lab needs for its connections, blobs and packs.
@@ -42,6 +40,12 @@ impl Machine {
 
     /// What should be put right. None of it keeps the server from serving.
     pub fn items(&self) -> Vec<HealthItem> {
+        self.items_as(Level::Warn)
+    }
+
+    /// The same, where `rights` says how bad wrong owners and modes are: a server that runs serves all
+    /// the same, but one that is to be started may not come up.
+    pub(super) fn items_as(&self, rights: Level) -> Vec<HealthItem> {
         let mut all = Vec::new();
         let max = self.max_open_files;
         if let Some(max) = max.filter(|max| *max < MIN_OPEN_FILES) {
@@ -52,18 +56,27 @@ impl Machine {
         let Some(folder) = &self.folder else {
             return all;
         };
-        let (dir, owner) = (shown(&folder.dir), folder.owner);
+        // Without the path, which is not for everyone who reads the page.
         if folder.is_open_to_all() {
             let mode = folder.mode;
-            all.push(item!(Bad,
-                "Every user may write into the data folder `{dir}` (mode {mode:o}).";
-                "`chmod o-w {dir}`"));
+            let item = item!(Warn,
+                "Every user may write into the data folder (mode {mode:o}).";
+                "`chmod o-w` the folder that `data` names");
+            all.push(HealthItem {
+                level: rights,
+                ..item
+            });
         }
         if let Some((path, uid)) = &folder.foreign {
-            let path = shown(path);
-            all.push(item!(Warn,
-                "`{path}` belongs to uid {uid}, and the data folder to uid {owner}.";
-                "With the server stopped: `chown -R {owner} {dir}`"));
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let owner = folder.owner;
+            let item = item!(Warn,
+                "`{name}` in the data folder belongs to uid {uid}, and the folder to uid {owner}.";
+                "With the server stopped: `chown -R {owner}` the folder that `data` names");
+            all.push(HealthItem {
+                level: rights,
+                ..item
+            });
         }
         if let Some(free) = folder.free_inodes.filter(|free| *free < MIN_INODES) {
             all.push(item!(Warn,
@@ -74,14 +87,9 @@ impl Machine {
     }
 }
 
-fn shown(path: &Path) -> String {
-    path.display().to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::item::Level;
 
     #[test]
     fn what_a_machine_lacks_is_said_with_its_remedy() {
@@ -111,11 +119,11 @@ mod tests {
         };
         let expected = [
             (Level::Warn, "only 1024 files", "LimitNOFILE"),
-            (Level::Bad, "(mode 777)", "chmod o-w /data"),
+            (Level::Warn, "(mode 777)", "`chmod o-w` the folder"),
             (
                 Level::Warn,
-                "`/data/journal` belongs to uid 0",
-                "chown -R 7 /data",
+                "`journal` in the data folder belongs to uid 0",
+                "`chown -R 7` the folder",
             ),
             (Level::Warn, "Only 9999 more files", "more inodes"),
         ];

@@ -47,7 +47,9 @@ impl FolderCondition {
 fn foreign_file(dir: &Path, owner: u32) -> Option<(PathBuf, u32)> {
     fs::read_dir(dir).ok()?.flatten().find_map(|entry| {
         let uid = entry.metadata().ok()?.uid();
-        (uid != owner).then(|| (entry.path(), uid))
+        // Of the file system itself, where the folder is its top.
+        let is_file_system = entry.file_name() == "lost+found";
+        (uid != owner && !is_file_system).then(|| (entry.path(), uid))
     })
 }
 

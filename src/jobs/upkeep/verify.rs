@@ -23,7 +23,7 @@ use crate::{
     metrics::{Finding, Verified},
     registry::{Checksum, CrateName, IndexFile, Release, checksum::Hasher},
     store::{BlobOwner, BlobReader, Removal, Store},
-    util::{error::one_line, task::blocking},
+    util::error::one_line,
 };
 
 /// How many threads hash. More than this a disk of a lab does not feed, and the cores are for
@@ -411,34 +411,55 @@ fn check_entries(
     Ok(())
 }
 
-/// Sets damaged files aside, so that they are fetched again.
+/// Sets damaged files aside, so that they are fetched again. One that cannot be moved does not keep
+/// the others.
 async fn set_bad_aside(services: &Services, report: &mut VerifyReport) -> Result<(), JobError> {
     let mut removals = Vec::new();
-    for finding in &report.findings {
+    for (place, finding) in report.findings.iter().enumerate() {
         let is_there = matches!(finding.kind, BadKind::Damaged | BadKind::Unreadable);
         if let Ok(checksum) = finding.checksum.parse()
             && finding.kind != BadKind::Unknown
         {
             services.mirror.forget_blob(&checksum);
-            removals.push(Removal {
+            let removal = Removal {
                 checksum,
                 of: finding.release.as_deref().and_then(name_of),
                 set_aside: is_there,
-            });
+            };
+            removals.push((place, removal));
         }
     }
-    let is_kept: Vec<bool> = removals.iter().map(|removal| removal.set_aside).collect();
-    let store = services.store.clone();
-    let removed = blocking(move || {
-        store
-            .remove_blobs(removals)
-            .map_err(|error| JobError::store("what is damaged", &error))
-    })
-    .await??;
-    let kept = removed.iter().zip(is_kept);
-    let kept = kept.filter(|(freed, is_kept)| freed.is_some() && *is_kept);
-    report.set_aside = u64::try_from(kept.count()).unwrap_or(u64::MAX);
-    Ok(())
+    let outcomes = services
+        .blocking(move |services| {
+            let one = |(place, removal): (usize, Removal)| {
+                let is_there = removal.set_aside;
+                (place, is_there, services.store.remove_blobs(vec![removal]))
+            };
+            removals.into_iter().map(one).collect::<Vec<_>>()
+        })
+        .await?;
+    let mut failed = None;
+    let count = outcomes.len();
+    let mut failures = 0;
+    for (place, is_there, outcome) in outcomes {
+        match outcome {
+            Ok(freed) if is_there && freed.first().is_some_and(Option::is_some) => {
+                report.set_aside += 1;
+            }
+            Ok(_was_gone) => {}
+            Err(error) => {
+                failures += 1;
+                if let Some(finding) = report.findings.get_mut(place) {
+                    finding.cause = Some(one_line(&error));
+                }
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    match failed {
+        Some(error) if failures == count => Err(JobError::store("what is damaged", &error)),
+        _ => Ok(()),
+    }
 }
 
 /// Fetches again what is bad or missing.
