@@ -8,8 +8,8 @@
 //! # Modules
 //!
 //! Higher layers first. An import may only go to a lower layer, and modules of one layer do not import
-//! one another; inside a module the files have layers, too, where its first page lists them.
-//! `tests/tidy` holds both, and that no files import one another in a circle.
+//! one another; the files of most modules have layers, too. `tests/tidy` lists and holds both, and that
+//! no files import one another in a circle.
 //!
 //! | layer | module | what it does |
 //! |---|---|---|
@@ -67,7 +67,8 @@
 //! selection, purely → [`git::Serving::pack`] cuts a stream out of the history → read piece by piece
 //! on blocking threads as the client takes it. It waits for no upstream.
 //!
-//! **A followed index** (`upstream.git_index`): `git_index::follow` is an [`mirror::IndexSource`] →
+//! **A followed index** (`upstream.git_index`): `git_index::follow::FollowedIndex` is an
+//! [`mirror::IndexSource`] →
 //! [`git::follow`] fetches, by its own client of gix over the requests of [`upstream`] → the difference
 //! of two trees → the names that changed go through `Store::publish` like any other change.
 //!
@@ -95,11 +96,12 @@
 //! configuration, makes the requests of a client to the mirror, takes from `/status.json` what the
 //! server knows itself → findings, which `cli` prints.
 //!
-//! **A start**: `cli::serve` → [`config`] → [`store::Store::open`] (lock, format, sled with a deadline; a
-//! sled that does not open is set aside and rebuilt from journal and blobs) → [`git::Repo`] opens →
-//! [`app::App::start`]: index files that sled lost come back from the git index, then the periodic work
-//! → listen → ready line → the blobs are looked through in the background. Under systemd sockets may
-//! be handed over, and `cli::vitals` keeps the status text and feeds the watchdog.
+//! **A start**: `cli` has [`config`] read → `cli::serve` → `cli::open` makes the parts:
+//! [`upstream::Upstream`], [`store::Store::open`] (lock, format, sled with a deadline; a sled that does
+//! not open is set aside and rebuilt from journal and blobs), [`git::Repo`] → [`app::App::start`]: index
+//! files that sled lost come back from the git index, the periodic work and a look through the blobs
+//! begin → admin socket → listen → ready line. Under systemd sockets may be handed over, and
+//! `cli::vitals` keeps the status text and feeds the watchdog.
 //!
 //! **A reload** (`orlop reload`, SIGHUP): [`admin`] or the signal → `cli::reload` has [`config`] read the
 //! sources of the start again and checks all of it → the log's filter, the public URL of [`http`], then
@@ -108,12 +110,12 @@
 //!
 //! # Invariants
 //!
-//! Each is held by a test.
+//! `tests/tidy` holds the first two; the tests of the modules hold the others.
 //!
 //! - `registry` and `policy` do no I/O and read no clock. `store`, `upstream` and `git` do not know one
 //!   another. `listen` and `git` import nothing of orlop but `util`.
-//! - Only `store` names sled, only it and `jobs::lines` zstd, only `jobs::archive` tar, only `upstream`
-//!   reqwest, only `git` gix, only `http` and `listen` actix, only `metrics` prometheus. Only `cli`
+//! - Only `store` names sled, only `store::codec` and `jobs::lines` zstd, only `jobs::archive` tar, only
+//!   `upstream` reqwest, only `git` gix, only `http` and `listen` actix, only `metrics` prometheus. Only `cli`
 //!   prints. Only `config` reads the environment. Only [`util::clock`] reads the time of day for a
 //!   decision.
 //! - A crate becomes visible only through `Reservation::commit`, an index file only through
@@ -126,26 +128,29 @@
 //!
 //! | change | file |
 //! |---|---|
-//! | a metric | `metrics/mod.rs` declares it; who counts it has an `Arc<Metrics>`; a gauge is read in `http/operations.rs` |
-//! | a setting | the module's `Options` (field and default), a row of `config/keys.rs` (documentation and reason); `packaging/orlop.toml` is generated |
-//! | a setting that changes while it runs | `RELOAD` in its row of `config/keys.rs`, and `reloaded` of its `Options` |
-//! | what is tried again, and when | `upstream/retry.rs` (the policy of clients and of jobs), `upstream/breaker.rs`; `jobs/retry.rs` is how a job waits |
-//! | how the registry is asked: headers, tokens, TLS roots, proxies | `upstream/sparse.rs` and `upstream/download.rs` make the requests, `upstream/mod.rs` sends them and follows redirects, `upstream/client.rs` makes the client, `upstream/secret.rs` is a secret; settings in `upstream/mod.rs` and `config/keys.rs` |
+//! | a metric | `metrics/mod.rs` declares it, `metrics/labels.rs` has the label values; who counts it has an `Arc<Metrics>`; a gauge is a field of `Gauges`, read in `http/operations.rs`; the dashboard or a rule must show it (`packaging/grafana`, `packaging/prometheus`) |
+//! | a setting | the module's `Options` (field and default), a row of `config/keys.rs` (documentation and reason); a new kind of value, such as a secret: `config/value.rs`; two that contradict: `config/check.rs`; `packaging/orlop.toml` is generated (`config/tests.rs` says how) |
+//! | a setting that changes while it runs | `RELOAD` in its row of `config/keys.rs`; `App::reload` in `app.rs` (`reloaded` of the `Options` of `mirror` and `jobs`), or `cli/reload.rs` (log, `http`) |
+//! | a part that the others are made of | `cli/open.rs` opens it, `app.rs` starts it, `jobs/services.rs` hands it to jobs and pages |
+//! | what is tried again, and when | `upstream/retry.rs` (the policy of clients and of jobs), `upstream/breaker.rs`; who tries: `upstream/mod.rs` (index), `mirror/fetch.rs` (crate files), `jobs/retry.rs` (jobs) |
+//! | what the registry is sent: headers, a token | `upstream/sparse.rs`, `download.rs` and `git.rs` make the requests, `upstream/mod.rs` sends them (`lend_credentials`: who gets credentials); `read_config` in `sparse.rs` refuses `auth-required`; `upstream/secret.rs` is a URL with a secret; settings in `upstream/mod.rs`, `config/value.rs`, `config/keys.rs` |
+//! | how the registry is reached: TLS roots, proxies, redirects, private addresses | `upstream/client.rs`, `upstream/resolve.rs` |
 //! | where index files come from | an [`mirror::IndexSource`] (`mirror/source.rs`), chosen in `app.rs` |
-//! | where blobs are kept: another tier, such as a bucket, or a codec of them | `store/blob_store.rs` is the seam and its page says how; a tier is a file beside `store/raw_files.rs`, what a bucket speaks is a module beside `upstream`; a packer is a job |
+//! | another tier of blobs, such as a bucket | `store/blob_store.rs` is the seam and its page says how; a tier is a file beside `store/raw_files.rs`, made in `store/handle.rs`. `store` may not import `upstream`, and only that names reqwest: the client of a bucket is in `upstream`, behind a trait of `store`, and `cli/open.rs` hands it over. Backup and restore go by path: `cli/commands/{backup/folder,restore}.rs` |
+//! | a codec of blobs | `store/raw_files.rs`: the end of a file's name is the codec; `BlobReader` (`store/blob_store.rs`) has plain bytes in a file; byte 6 of a row in `store/codec.rs`, which itself is about records; bytes in the metrics: `metrics/labels.rs`; what compresses older blobs is a job |
 //! | who refers to a blob, and what may be removed | `store/owners.rs`, `jobs/upkeep/gc.rs` |
 //! | bytes on disk | `store/codec.rs`, `store/journal.rs`, `store/published.rs`: a new version, a fixture, an upgrade test |
-//! | a kind of connection, such as TLS | an `Acceptor` beside that of `listen/acceptor.rs`, chosen in `http/server.rs`; its settings in `listen/options.rs` and `config/keys.rs`; the scheme of our own URLs in `http/base.rs` |
-//! | who may read, such as tokens of clients | `http/front.rs`, which is before every answer, also a warm one; the check itself in a module of its own below `http`; cargo asks for `auth-required` in `config.json` (`registry/layout.rs`) |
-//! | an endpoint | `http/routes.rs`, a file beside it; one that views have takes an `http::view::InView` |
-//! | a view | `policy/view.rs`, `mirror/views` |
-//! | a rule of a view, such as a minimum age | a file beside `policy/cached_only.rs`; what a rule knows: `policy/rule.rs`, `mirror/views` |
-//! | another kind of registry or index, such as that of rustup | its client in `upstream`, its types in `registry`, serving it in `mirror`, its handlers in `http` |
+//! | a kind of connection, such as TLS | an `Acceptor` beside that of `listen/acceptor.rs`, chosen in `http/server.rs`; its settings in `listen/options.rs` and `config/keys.rs`; the scheme of our own URLs: `http/base.rs`, `admin/mod.rs` (`local_base`), `cli/serve.rs`, `doctor/server.rs` |
+//! | who may read, such as tokens of clients | `http/front.rs`, which is before every answer, also a warm one; the check itself in a module of its own below `http`; settings in `http/options.rs`; `auth-required` in `registry/layout.rs`; what clients paste: `registry/client.rs`; `Cache-Control` in `http/cache.rs`; `doctor/mirror.rs` and `upstream/probe.rs` |
+//! | an endpoint | `http/routes.rs`, a file beside it, its label in `http/front.rs`; one that views have takes an `http::view::InView` |
+//! | a view | `policy/view.rs` (`KNOWN`), `mirror/views` (which are on), `views.*` in `config/keys.rs`; its git index: `git_index/compare.rs` (`candidates`: of a view with rules only names with a cached file) |
+//! | a rule of a view, such as a minimum age | a file beside `policy/cached_only.rs`, put into a view in `policy/view.rs`; what a rule knows: `policy/rule.rs`, `registry/entry.rs` (no time of publication yet), `mirror/views`; one that time changes says so in `Judgement::valid_until`, which only the sparse index follows: `git_index/mod.rs` wakes on changes only |
+//! | another kind of registry, such as that of rustup | first `store/reservation.rs` and `store/owners.rs`: a blob belongs to a crate version, and `gc` removes what has no owner; then `upstream/mod.rs` (it is one registry), types in `registry`, `mirror/fetch.rs`, `http/routes.rs`, `metrics/labels.rs`; made in `cli/open.rs` and `app.rs` |
 //! | when a commit of a git index is made, and its message | `git_index/pace.rs`, `git_index/message.rs` |
-//! | a job | a struct that implements [`jobs::Job`], a row of `jobs/table.rs`, a command in `cli/commands` |
+//! | a job | a struct that implements [`jobs::Job`], a row of `jobs/table.rs`, its kind in `jobs/kind.rs`, a command in `cli/commands`, `cli/args.rs` and `cli/mod.rs` |
 //! | which jobs exclude each other | `jobs/running.rs` |
 //! | the bundle format | `jobs/bundle/format.rs`: a new version, a fixture, an upgrade test |
-//! | the verdict and what needs attention | `status/health.rs` |
+//! | the verdict and what needs attention | `status/health.rs`, of the machine `status/machine.rs`; a new fact: `status/facts.rs`, gathered in `status/mod.rs` |
 //! | what the pages show, and how | `http/page/model.rs` and `gather.rs`; `static/templates`, `orlop.css`, `orlop.js`, `http/page/{render,charts,text}.rs` |
 //! | what an error looks like to cargo | `http/reply.rs`; to an administrator: `cli/error.rs` |
 //! | what keeps the watchdog fed | `cli/vitals.rs` |

@@ -32,7 +32,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// What a command fails with. Each room's error is one variant.
+/// What a command fails with. The error of each module is one variant.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The configuration, with all that is wrong in it.

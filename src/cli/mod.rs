@@ -1,4 +1,4 @@
-//! The command line: what was typed, what is printed, and the exit code. The only room that prints.
+//! The command line: what was typed, what is printed, and the exit code. The only module that prints.
 //!
 //! Results go to stdout; logs, warnings and errors to stderr. An error is shown in one place,
 //! [`Error::render`], and becomes an exit code in one place, [`Error::exit`].

@@ -1,4 +1,4 @@
-//! Puts the rooms below the surface together: the store, the git index, the way upstream, the mirror.
+//! Opens the parts of a running orlop: the store, the git index, the upstream, the mirror.
 
 use std::{path::Path, sync::Arc};
 

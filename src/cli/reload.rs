@@ -1,5 +1,5 @@
 //! A new configuration for a running server: read from where the old one came from, judged as a
-//! whole, and taken on in one order, so that a request sees the old or the new of each room.
+//! whole, and taken on in one order, so that a request sees the old or the new of each module.
 //!
 //! 1. Everything is read and judged; where anything is wrong, nothing below happens.
 //! 2. The filter of the log, so that what follows is told in the lines that are wanted.

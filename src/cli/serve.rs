@@ -1,4 +1,4 @@
-//! `orlop serve`: puts the rooms together, says when it is ready, and ends them in order.
+//! `orlop serve`: opens and starts the parts, says when it is ready, and ends them in order.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},

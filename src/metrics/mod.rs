@@ -1,4 +1,4 @@
-//! Every series, declared once; the doc comment is the help text. Hides prometheus: no other room names it.
+//! Every series, declared once; the doc comment is the help text. Hides prometheus: no other module names it.
 //!
 //! Counters move when things happen, through the methods here. Gauges are read off their owners
 //! at scrape time and come in as [`Gauges`]: nothing keeps a second copy of a number.
@@ -293,7 +293,7 @@ impl Metrics {
     /// A set of series, all at zero.
     ///
     /// # Errors
-    /// Only if a series is declared twice or wrongly, which a test of this room would have shown.
+    /// Only if a series is declared twice or wrongly, which a test of this module would have shown.
     pub fn new() -> Result<Metrics, InvalidSeries> {
         let metrics = Metrics::declare().map_err(InvalidSeries)?;
         #[cfg(target_os = "linux")]

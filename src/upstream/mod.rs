@@ -1,11 +1,11 @@
-//! The registry that orlop mirrors, as a client of it. Hides reqwest: no other room names it.
+//! The registry that orlop mirrors, as a client of it. Hides reqwest: no other module names it.
 //!
 //! What is asked for and what answers mean is plain values ([`sparse`], [`download`]); whether to
 //! try again ([`retry`]) and whether to ask at all ([`breaker`]) are pure rules; this page puts
 //! them together. Each request passes the gate of its host (a place among those under way, and the
 //! breaker's leave), is bounded in time at each step and in size, and is counted once.
 //!
-//! This room never decides what is served, never writes to a disk, and never compares a checksum:
+//! This module never decides what is served, never writes to a disk, and never compares a checksum:
 //! it says what upstream said, or why nothing was heard.
 
 mod breaker;

@@ -345,7 +345,7 @@ fn what_was_set_aside_needs_attention_until_it_is_deleted() {
         let item = attention(&orlop, text).expect("it needs attention");
         assert_eq!(item["level"], "warn");
         let remedy = item["remedy"].as_str().expect("text");
-        assert!(remedy.contains("elete"), "{remedy}");
+        assert!(remedy.contains("Delete"), "{remedy}");
     }
     assert_eq!(orlop.get("/readyz").status, 200);
     let setup = orlop.terminate();

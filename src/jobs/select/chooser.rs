@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// How long one request for an index entry is waited for, with the tries of the upstream room.
+/// How long one request for an index entry is waited for, with the attempts that `upstream` makes.
 const ANSWER_WITHIN: Duration = Duration::from_secs(90);
 
 /// How many releases of lockfiles are looked up at a time.

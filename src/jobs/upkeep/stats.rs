@@ -352,7 +352,7 @@ pub fn kept_stats(
         report.failures < most_failures
     })?;
     each(Table::Reports, &mut |kind, bytes| {
-        // Other rooms keep things of their own there.
+        // Other modules keep values of their own there.
         let known = serde_json::from_value::<JobKind>(kind.into());
         let Some(known) = known.ok().filter(|known| *known != JobKind::Read) else {
             return true;
