@@ -32,6 +32,8 @@ pub(super) struct Comparison<'a> {
     pub(super) stop: &'a AtomicBool,
     /// The time that the rules of the view go by.
     pub(super) now: SystemTime,
+    /// When the view may first show other lines of these names though nothing changed.
+    pub(super) valid_until: Option<SystemTime>,
     /// The names whose files differ.
     pub(super) changed: Vec<CrateName>,
     pub(super) summary: Summary,
@@ -80,7 +82,9 @@ impl Comparison<'_> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(Fault::Stopped);
         }
-        let newer = shown(self.store, self.view, name, self.now)?;
+        let shown = shown(self.store, self.view, name, self.now)?;
+        self.valid_until = self.valid_until.into_iter().chain(shown.valid_until).min();
+        let newer = shown.bytes;
         let id = newer.as_ref().map(|bytes| blob_id(bytes)).transpose()?;
         match (older, id) {
             (Some(older), None) if self.view.is_unfiltered() => {
@@ -129,17 +133,17 @@ impl Comparison<'_> {
     /// The names that the view may show, by what their records say, in order.
     fn candidates(&self) -> Result<Vec<CrateName>, Fault> {
         let mut names = Vec::new();
-        if self.view.is_unfiltered() {
-            self.store.names(|entry| {
-                if entry.has_snapshot {
-                    names.push(entry.name);
+        if self.view.is_cached_only() {
+            self.store.visit_releases(|entry, releases| {
+                if releases.iter().any(|release| release.held) {
+                    names.push(entry.name.clone());
                 }
                 ControlFlow::Continue(())
             })?;
         } else {
-            self.store.visit_releases(|entry, releases| {
-                if releases.iter().any(|release| release.held) {
-                    names.push(entry.name.clone());
+            self.store.names(|entry| {
+                if entry.has_snapshot {
+                    names.push(entry.name);
                 }
                 ControlFlow::Continue(())
             })?;

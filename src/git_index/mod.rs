@@ -131,6 +131,8 @@ pub struct GitIndex {
     /// Whether clients may have commits that the repository lacks.
     was_published: AtomicBool,
     names: Mutex<Option<u64>>,
+    /// When the rules of the view may show other lines though nothing changed; `None`: never.
+    valid_until: Mutex<Option<SystemTime>>,
     failing: Mutex<Option<String>>,
     published_at: Mutex<Option<SystemTime>>,
     ending: Ending,
@@ -177,6 +179,7 @@ impl GitIndex {
             guarded: AtomicU64::new(NEVER),
             was_published: AtomicBool::new(noted.is_some() || is_damaged),
             names: Mutex::default(),
+            valid_until: Mutex::default(),
             failing: Mutex::default(),
             published_at: Mutex::default(),
             ending: Ending::default(),
@@ -267,6 +270,15 @@ impl GitIndex {
             || self.needs_guard()
     }
 
+    /// Has all names compared once more when the time has come that a rule of the view named.
+    fn note_time(&self, now: SystemTime) {
+        let mut valid_until = self.valid_until.lock();
+        if valid_until.is_some_and(|until| until <= now) {
+            *valid_until = None;
+            self.changes.put_back(&Changed::Everything);
+        }
+    }
+
     /// Whether the only thing that can be done waits for a base. The root index is published without
     /// one as well, because the store recovers from it.
     fn waits_for_base(&self) -> bool {
@@ -301,6 +313,7 @@ impl GitIndex {
             let is_settled = self.is_base_settled.load(Ordering::SeqCst);
             if is_settled && !self.waits_for_base() && !stop.load(Ordering::Relaxed) {
                 self.open_early().await;
+                self.note_time(clock.now());
                 // What a commit has that is served already may be wrong by now.
                 let is_urgent = (is_first && self.head().is_some()) || self.is_urgent();
                 let is_due = pace.is_due(self.waiting(), is_urgent, Instant::now());

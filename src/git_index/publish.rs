@@ -273,21 +273,27 @@ impl GitIndex {
             head,
             stop: start.stop,
             now: start.now,
+            valid_until: None,
             changed: Vec::new(),
             summary: Summary::default(),
             lacking: Vec::new(),
         };
         match start.changed {
-            Changed::Names(names) if is_known => comparison.names(names)?,
+            Changed::Names(names) if is_known => {
+                comparison.valid_until = *self.valid_until.lock();
+                comparison.names(names)?;
+            }
             _ => work.names = Some(comparison.all()?),
         }
         let Comparison {
             changed,
             summary,
             lacking,
+            valid_until,
             ..
         } = comparison;
         self.check_reads(reopened)?;
+        *self.valid_until.lock() = valid_until;
         if let Some(head) = head {
             recover::give(&self.store, repo, head, lacking)?;
         }
@@ -344,9 +350,8 @@ impl GitIndex {
         let reopened = self.store.reopened();
         self.check_reads(reopened)?;
         let files = names.iter().map_while(|name| {
-            let bytes = shown(&self.store, &self.view, name, start.now)
-                .map_err(|error| failure = Some(error))
-                .ok()?;
+            let shown = shown(&self.store, &self.view, name, start.now);
+            let bytes = shown.map_err(|error| failure = Some(error)).ok()?.bytes;
             let path = name.index_path();
             Some(FileChange { path, bytes })
         });

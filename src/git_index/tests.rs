@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     git::{ObjectId, TreeFile},
+    policy::rule::{Facts, IndexLine, Judgement, Rule},
     registry::{Checksum, CrateName, IndexFile, Release, layout::parse_index_path},
     store::{Change, Published, Validators},
 };
@@ -850,6 +851,53 @@ fn a_lost_sled_takes_what_can_be_read_from_a_damaged_repository() {
         place.cut().expect("a change");
         place.check();
     }
+}
+
+/// Hides versions with this text until a time.
+#[derive(Debug)]
+struct HiddenUntil(&'static str, SystemTime);
+
+impl Rule for HiddenUntil {
+    fn judge(&self, line: &IndexLine<'_>, facts: &Facts<'_>) -> Judgement {
+        let is_hidden = String::from_utf8_lossy(line.bytes).contains(self.0) && facts.now < self.1;
+        Judgement {
+            is_shown: !is_hidden,
+            valid_until: is_hidden.then_some(self.1),
+        }
+    }
+}
+
+#[test]
+fn what_a_rule_shows_from_a_time_on_is_published_then() {
+    let dir = TempDir::new().expect("a folder");
+    let Opened { store, all, held } = Opened::new(dir.path());
+    drop((all, held));
+    publish(&store, "one", 2);
+    publish(&store, "two", 1);
+    let rule = HiddenUntil("1.0.1", at(100));
+    let view = Arc::new(View::new("late", vec![Arc::new(rule)]));
+    let place = dir.path().join("late");
+    let index = GitIndex::new(view, store.clone(), place, Options::default(), None);
+    index.set_base(Some(BASE.to_owned()));
+    let lines = |index: &GitIndex| {
+        let repo = index.repo().expect("open");
+        let head = index.head().expect("published").id;
+        let id = repo
+            .file_id(head, &name("one").index_path())
+            .expect("readable");
+        let bytes = repo.blob(id.expect("there")).expect("readable");
+        String::from_utf8_lossy(&bytes).lines().count()
+    };
+    run(&index, 10).expect("published");
+    assert_eq!((lines(&index), index.waiting_names()), (1, 0));
+    index.note_time(at(99));
+    assert_eq!(index.waiting_names(), 0, "it is not time");
+    index.note_time(at(100));
+    assert!(index.waiting_names() > 0);
+    run(&index, 100).expect("published");
+    assert_eq!(lines(&index), 2);
+    index.note_time(at(1000));
+    assert_eq!(index.waiting_names(), 0, "no rule says more");
 }
 
 // --- kills

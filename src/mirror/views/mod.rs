@@ -173,9 +173,11 @@ impl Inner {
     /// A crate with the highest version that a view shows and that is not yanked; `None`: it shows
     /// nothing of it.
     fn newest_shown(&self, view: &View, name: &CrateName) -> Result<Option<Found>, Error> {
-        let bytes = shown(&self.store, view, name, self.clock.now())
+        let shown = shown(&self.store, view, name, self.clock.now())
             .map_err(|error| Error::store(name, error))?;
-        let file = bytes.and_then(|bytes| IndexFile::parse(name, bytes).ok());
+        let file = shown
+            .bytes
+            .and_then(|bytes| IndexFile::parse(name, bytes).ok());
         let found = file.and_then(|file| {
             let (rows, name) = (file.rows(), file.rows().last()?.name.clone());
             let versions = rows.iter().filter(|row| !row.yanked);
@@ -186,18 +188,21 @@ impl Inner {
     }
 }
 
-/// The lines that a view shows of the entry of `name`; `None`: there is no such entry, or none of
-/// its lines is shown.
+/// What a view shows of the entry of `name`: nothing where there is no such entry.
 pub fn shown(
     store: &Store,
     view: &View,
     name: &CrateName,
     now: SystemTime,
-) -> Result<Option<Bytes>, crate::store::Error> {
+) -> Result<Shown, crate::store::Error> {
     let Some(Snapshot { bytes, .. }) = store.snapshot(name)? else {
-        return Ok(None);
+        return Ok(Shown {
+            bytes: None,
+            dropped: false,
+            valid_until: None,
+        });
     };
-    Ok(lines_of(store, view, name, bytes, now).bytes)
+    Ok(lines_of(store, view, name, bytes, now))
 }
 
 /// What a view shows of the index file of `name`. One without rules need not parse it.

@@ -73,7 +73,8 @@ impl Place {
     }
 
     fn shown(&self, krate: &str) -> String {
-        let bytes = shown(&self.store, &View::held(), &name(krate), at(0)).expect("readable");
+        let shown = shown(&self.store, &View::held(), &name(krate), at(0)).expect("readable");
+        let bytes = shown.bytes;
         String::from_utf8(bytes.unwrap_or_default().to_vec()).expect("text")
     }
 }
