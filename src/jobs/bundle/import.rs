@@ -196,7 +196,7 @@ impl Import<'_> {
                 let why = "its crate files are out of order, or one is listed twice";
                 return Err(Error::malformed(CrateRecord::FILE, why));
             }
-            let is_here = self.store.blob_bytes(&record.sha256)?.is_some();
+            let is_here = self.store.blob_blocking(&record.sha256)?.is_some();
             if record.left_out {
                 lacking.note(is_here, || spec(&record.name, &record.version));
             } else if !is_here {
@@ -279,7 +279,8 @@ impl Import<'_> {
         record: &CrateRecord,
         report: &mut ImportReport,
     ) -> Result<Option<Reservation>, Error> {
-        if self.store.blob_bytes(&record.sha256)? == Some(record.size) {
+        let cached = self.store.blob_blocking(&record.sha256)?;
+        if cached.is_some_and(|blob| blob.len() == record.size) {
             report.crates_held += 1;
             report.held_bytes += record.size;
             reader.crate_file(record, self.cx, &mut |_piece| Ok(()))?;

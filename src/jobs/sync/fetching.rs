@@ -493,7 +493,7 @@ impl LookedUp {
                 name: name.clone(),
                 version,
             };
-            let is_held = store.blob_bytes(&checksum)?.is_some();
+            let is_held = store.blob_blocking(&checksum)?.is_some();
             if telling {
                 let told = if is_held {
                     &mut self.told
