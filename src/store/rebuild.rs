@@ -185,7 +185,7 @@ struct Replay<'a> {
     catalogue: &'a Catalogue,
     blobs: &'a Blobs,
     edits: Edits,
-    /// What the journal has of other rooms' things, by the keys of sled.
+    /// What the journal has of other modules' values, by the keys of sled.
     kept: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     assembly: Assembly,
     /// Whether sled had a state.
