@@ -326,3 +326,42 @@ fn flush_checks(store: &Store) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{git, store, upstream};
+
+    /// Once the periodic work kept the runtime alive that it ran on, and with it the lock of the store.
+    #[test]
+    fn an_app_that_is_dropped_lets_go_of_its_store() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let clock = Clock::start();
+        let open = || Store::open(store::Options::at(dir.path().join("data")), clock.now());
+        let (store, _report) = open().expect("the store opens");
+        let metrics = Arc::new(Metrics::new().expect("series"));
+        // Nothing listens at port 9.
+        let dead = url::Url::parse("http://127.0.0.1:9/").expect("a URL");
+        let upstream = upstream::Options::new(dead.into());
+        let upstream = Upstream::new(upstream, Arc::clone(&metrics)).expect("a client");
+        let repo = git::Options {
+            dir: dir.path().join("data/git/index"),
+        };
+        let (repo, _report) = Repo::open(repo).expect("the repository opens");
+        let opened = Opened {
+            store,
+            upstream,
+            metrics,
+            clock,
+            repo: Some(repo),
+        };
+        let mut options = Options::default();
+        options.views.dir = dir.path().join("data/git/views");
+        drop(App::start(options, opened).expect("threads start"));
+        let until = Instant::now() + Duration::from_secs(20);
+        while let Err(error) = open() {
+            assert!(Instant::now() < until, "{error}");
+            std::thread::sleep(IDLE_CHECK);
+        }
+    }
+}
